@@ -1,0 +1,47 @@
+import type { Encoder } from '@fewtune/models';
+import type { ClassifierGraph } from '../artifact/graph.js';
+
+export const methodNames = ['tfidf', 'prototype', 'linear', 'lora', 'full'] as const;
+export type MethodName = (typeof methodNames)[number];
+
+/** Training examples: `labels[i]` is an index into `classes`. */
+export interface Labelled {
+  readonly texts: readonly string[];
+  readonly labels: Int32Array;
+  readonly classes: readonly string[];
+}
+
+/** Sentence features by content: each distinct text is encoded once, kept in memory and on disk. */
+export interface FeatureSource {
+  readonly hidden: number;
+  /** L2-normalised rows [texts.length, hidden]. */
+  features(texts: readonly string[], options?: { signal?: AbortSignal; onProgress?: (fraction: number) => void }): Promise<Float32Array>;
+}
+
+export interface FitContext {
+  /** Loaded on first use: `tfidf` never asks. */
+  encoder(): Promise<Encoder>;
+  features(): Promise<FeatureSource>;
+  readonly seed: number;
+  readonly threads?: number;
+  readonly signal?: AbortSignal;
+  /** `fraction` of this fit in 0..1, with whatever there is to show (loss, lr, step). */
+  onProgress?(fraction: number, metrics: Readonly<Record<string, number>>): void;
+}
+
+/** A fitted method. */
+export interface Fitted {
+  /** Uncalibrated logits [texts.length, classes], row-major. */
+  logits(texts: readonly string[], signal?: AbortSignal): Promise<Float32Array>;
+  graph(): Promise<ClassifierGraph>;
+  /** What was chosen during the fit (C, steps, trainable parameters …), for the report. */
+  readonly details: Readonly<Record<string, number | string | boolean>>;
+  dispose?(): Promise<void>;
+}
+
+/** A way of learning a classifier. `options` is validated by the method's own zod schema. */
+export interface Method<Options> {
+  readonly name: MethodName;
+  readonly defaults: Options;
+  fit(data: Labelled, options: Options, context: FitContext): Promise<Fitted>;
+}

@@ -1,0 +1,10 @@
+import { defineConfig } from 'vitest/config';
+
+export default defineConfig({
+  test: {
+    include: ['packages/*/src/**/*.test.ts', 'packages/*/test/**/*.test.ts', 'bench/**/*.test.ts'],
+    testTimeout: 60_000,
+    // Two workers: each runs ONNX Runtime sessions of its own, and the reference machine has two cores.
+    maxWorkers: 2,
+  },
+});
