@@ -13,6 +13,7 @@ export const errorCodes = {
   CLASS_SINGLE: 'input',
   CLASS_TOO_SMALL: 'input',
   LABELS_CONFLICT: 'input',
+  LABEL_UNKNOWN: 'input',
   CELL_TOO_LARGE: 'input',
   OPTION_INVALID: 'input',
   LOSS_NOT_FINITE: 'input',
