@@ -1,0 +1,21 @@
+/** What can go wrong while a program is built or run; the code is stable, the message is for people. */
+export type EngineErrorCode =
+  | 'SHAPE_MISMATCH'
+  | 'DTYPE_MISMATCH'
+  | 'NOT_DIFFERENTIABLE'
+  | 'ARGUMENT_INVALID'
+  | 'INPUT_MISMATCH'
+  | 'ONNX_INVALID'
+  | 'SESSION_FAILED'
+  | 'DISPOSED';
+
+/** An engine error: says which operation, which values, and what would do. */
+export class EngineError extends Error {
+  readonly code: EngineErrorCode;
+
+  constructor(code: EngineErrorCode, message: string, options?: { cause?: unknown }) {
+    super(`[${code}] ${message}`, options);
+    this.name = 'EngineError';
+    this.code = code;
+  }
+}

@@ -1,0 +1,72 @@
+export type { SessionOptions } from './backends/node.js';
+export type { Dim } from './dims.js';
+export { EngineError, type EngineErrorCode } from './errors.js';
+export {
+  type DType,
+  elementCount,
+  type HostTensor,
+  hostTensor,
+  onnxType,
+  type TypedArray,
+  zeros,
+} from './host-tensor.js';
+export {
+  fromOnnxTensor,
+  type OnnxAttribute,
+  type OnnxGraph,
+  type OnnxModelProto,
+  type OnnxNode,
+  type OnnxTensor,
+  type OnnxValueInfo,
+  readOnnx,
+  toOnnxTensor,
+  writeOnnx,
+} from './onnx/model.js';
+export { add, div, expand, mul, neg, type Operand, type ReduceOptions, sizeOf, sub, sum } from './ops/arithmetic.js';
+export {
+  bitwiseXor,
+  cast,
+  equal,
+  greater,
+  less,
+  logicalAnd,
+  logicalNot,
+  maximum,
+  minimum,
+  where,
+} from './ops/compare.js';
+export { stopGradient } from './ops/control.js';
+export { abs, cos, erf, exp, gelu, log, pow, relu, sigmoid, sign, sin, sqrt, tanh } from './ops/elementwise.js';
+export { arange, concat, cumSum, gather, oneHot, pad, scatterAdd, slice } from './ops/indexing.js';
+export { crossEntropy } from './ops/losses.js';
+export { linear, type MatMulOptions, matMul } from './ops/matmul.js';
+export { l2Normalize, layerNorm, logSoftmax, softmax } from './ops/normalize.js';
+export { dropout, randomUniform } from './ops/random.js';
+export { argMax, max, mean } from './ops/reduce.js';
+export { reshape, transpose, unsqueeze } from './ops/shape.js';
+export { type AdamWOptions, adamW } from './optim/adamw.js';
+export { clipByGlobalNorm, globalNorm } from './optim/clip.js';
+export type { Named, Optimizer, StepContext } from './optim/optimizer.js';
+export { constantRate, cosineDecay, linearDecay, type Schedule } from './optim/schedule.js';
+export { type SgdOptions, sgd } from './optim/sgd.js';
+export { exportOnnx, traceToOnnx } from './program/export.js';
+export { type OnnxSession, openOnnx } from './program/onnx-session.js';
+export {
+  type CompileOptions,
+  type Computed,
+  compile,
+  type HostTree,
+  type Program,
+  type TracedTree,
+} from './program/program.js';
+export {
+  type HostBatch,
+  type StepMetrics,
+  type TracedBatch,
+  type TrainStep,
+  type TrainStepOptions,
+  trainStep,
+} from './program/train-step.js';
+export { constant, scalar, Tensor, type TensorSpec } from './tensor.js';
+export { grad, valueAndGrad } from './transforms/grad.js';
+export type { Tree } from './tree.js';

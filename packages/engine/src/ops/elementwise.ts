@@ -1,0 +1,77 @@
+import type { Op, Tensor } from '../tensor.js';
+import { apply, scalar } from '../tensor.js';
+import { add, div, mul, neg, sub } from './arithmetic.js';
+import { equal, greater, where } from './compare.js';
+
+/** An elementwise operator of one operand, by its derivative: `derivative(x, y)` with y the output. */
+function unaryOp(name: string, derivative: (x: Tensor, y: Tensor) => Tensor): Op {
+  return {
+    name,
+    acceptsBroadcastCotangent: true,
+    shape: ([x]) => x!,
+    vjp: ([x], dy, { outputs: [y] }) => [mul(dy, derivative(x!, y!))],
+  };
+}
+
+const expOp = unaryOp('Exp', (_, y) => y);
+const logOp = unaryOp('Log', (x) => div(1, x));
+const sqrtOp = unaryOp('Sqrt', (_, y) => div(0.5, y));
+const absOp = unaryOp('Abs', (x) => sign(x));
+const sinOp = unaryOp('Sin', (x) => cos(x));
+const cosOp = unaryOp('Cos', (x) => neg(sin(x)));
+const tanhOp = unaryOp('Tanh', (_, y) => sub(1, mul(y, y)));
+const sigmoidOp = unaryOp('Sigmoid', (_, y) => mul(y, sub(1, y)));
+const signOp: Op = { name: 'Sign', shape: ([x]) => x!, vjp: () => [undefined] };
+// d erf(x)/dx = 2/√π · exp(−x²)
+const erfOp = unaryOp('Erf', (x) => mul(exp(neg(mul(x, x))), 2 / Math.sqrt(Math.PI)));
+// Gradient 0 at 0, as PyTorch has it.
+const reluOp: Op = {
+  name: 'Relu',
+  acceptsBroadcastCotangent: true,
+  shape: ([x]) => x!,
+  vjp: (_, dy, { outputs: [y] }) => [where(greater(y!, 0), dy, 0)],
+};
+/** Exact GELU, x Φ(x) (Hendrycks & Gimpel 2016, arXiv:1606.08415), as ONNX's fused operator (opset 20). */
+const geluOp = unaryOp('Gelu', (x) => {
+  // d/dx x Φ(x) = Φ(x) + x φ(x)
+  const cdf = add(mul(erf(mul(x, Math.SQRT1_2)), 0.5), 0.5);
+  const density = mul(exp(mul(mul(x, x), -0.5)), 1 / Math.sqrt(2 * Math.PI));
+  return add(cdf, mul(x, density));
+});
+// x^p, p a constant exponent
+const powOp: Op = {
+  name: 'Pow',
+  acceptsBroadcastCotangent: true,
+  shape: ([x]) => x!,
+  emit: (context, node, [x]) => {
+    const exponent = node.attributes.exponent as number;
+    const array = node.inputs[0]!.dtype === 'float64' ? Float64Array.of(exponent) : Float32Array.of(exponent);
+    return context.node('Pow', [x!, context.constant({ dtype: node.inputs[0]!.dtype, shape: [], data: array })]);
+  },
+  vjp: ([x], dy, { attributes }) => {
+    const p = attributes.exponent as number;
+    return [mul(dy, mul(pow(x!, p - 1), p))];
+  },
+};
+
+export const exp = (x: Tensor): Tensor => apply(expOp, [x]);
+export const log = (x: Tensor): Tensor => apply(logOp, [x]);
+export const sqrt = (x: Tensor): Tensor => apply(sqrtOp, [x]);
+export const abs = (x: Tensor): Tensor => apply(absOp, [x]);
+export const sin = (x: Tensor): Tensor => apply(sinOp, [x]);
+export const cos = (x: Tensor): Tensor => apply(cosOp, [x]);
+export const tanh = (x: Tensor): Tensor => apply(tanhOp, [x]);
+export const sigmoid = (x: Tensor): Tensor => apply(sigmoidOp, [x]);
+export const erf = (x: Tensor): Tensor => apply(erfOp, [x]);
+export const relu = (x: Tensor): Tensor => apply(reluOp, [x]);
+export const gelu = (x: Tensor): Tensor => apply(geluOp, [x]);
+/** -1, 0 or 1; its gradient is zero everywhere and is not traced. */
+export const sign = (x: Tensor): Tensor => apply(signOp, [x]);
+
+/** x to a constant power. */
+export function pow(x: Tensor, exponent: number): Tensor {
+  if (exponent === 1) return x;
+  if (exponent === 0) return where(equal(x, x), scalar(1, x.dtype), scalar(1, x.dtype));
+  if (exponent === 2) return mul(x, x);
+  return apply(powOp, [x], { exponent });
+}

@@ -1,0 +1,191 @@
+import type { Dim } from '../dims.js';
+import { isSymbolic, sameShape, showShape } from '../dims.js';
+import { EngineError } from '../errors.js';
+import type { DType } from '../host-tensor.js';
+import { hostTensor } from '../host-tensor.js';
+import type { Attributes, Op, Tensor } from '../tensor.js';
+import { apply, requireDtype } from '../tensor.js';
+import { normalizeAxis } from './broadcast.js';
+import { cast, equal } from './compare.js';
+import { unsqueeze } from './shape.js';
+
+const sliceOp: Op = {
+  name: 'Slice',
+  shape: ([x], { axis, start, end }) => ({
+    dtype: x!.dtype,
+    shape: x!.shape.map((dim, i) => (i === axis ? (end as number) - (start as number) : dim)),
+  }),
+  emit: (context, node, [x]) => {
+    const one = (key: string) => context.constant(hostTensor('int64', [1], [node.attributes[key] as number]));
+    return context.node('Slice', [x!, one('start'), one('end'), one('axis')]);
+  },
+  vjp: ([x], dy, { attributes: { axis, start } }) => [
+    pad(dy, axis as number, start as number, x!.shape[axis as number]!),
+  ],
+};
+
+/**
+ * Elements `start` to `end` (excluded) of one axis.
+ *
+ * @throws EngineError ARGUMENT_INVALID when the range is not inside the axis
+ */
+export function slice(x: Tensor, axis: number, start: number, end: number): Tensor {
+  const at = normalizeAxis('slice', axis, x.rank);
+  const size = x.shape[at]!;
+  if (start < 0 || end <= start || (!isSymbolic(size) && end > size)) {
+    throw new EngineError(
+      'ARGUMENT_INVALID',
+      `slice: ${start}..${end} is not inside axis ${at} of ${showShape(x.shape)}`,
+    );
+  }
+  return start === 0 && end === size ? x : apply(sliceOp, [x], { axis: at, start, end });
+}
+
+const padOp: Op = {
+  name: 'Pad',
+  shape: ([x], { axis, size }) => ({
+    dtype: x!.dtype,
+    shape: x!.shape.map((dim, i) => (i === axis ? (size as Dim) : dim)),
+  }),
+  emit: (context, node, [x]) => {
+    const { axis, start, size } = node.attributes as { axis: number; start: number; size: Dim };
+    const inner = node.inputs[0]!.shape[axis] as number;
+    const before = context.constant(hostTensor('int64', [1], [start]));
+    const used = context.constant(hostTensor('int64', [1], [start + inner]));
+    const [after] = context.node('Sub', [context.dim(size), used]);
+    const [pads] = context.node('Concat', [before, after!], { axis: 0 });
+    const axes = context.constant(hostTensor('int64', [1], [axis]));
+    return context.node('Pad', [x!, pads!, '', axes]);
+  },
+  vjp: ([x], dy, { attributes: { axis, start } }) => {
+    const from = start as number;
+    return [slice(dy, axis as number, from, from + (x!.shape[axis as number] as number))];
+  },
+};
+
+/** Zeros around one axis, so that it has `size` elements and the old ones begin at `start`. */
+export function pad(x: Tensor, axis: number, start: number, size: Dim): Tensor {
+  return x.shape[axis] === size ? x : apply(padOp, [x], { axis, start, size });
+}
+
+const concatOp: Op = {
+  name: 'Concat',
+  shape: (xs, attributes) => {
+    const axis = attributes.axis as number;
+    const first = xs[0]!;
+    for (const x of xs) {
+      const fits = x.rank === first.rank && x.shape.every((dim, i) => i === axis || dim === first.shape[i]);
+      if (!fits || x.dtype !== first.dtype || isSymbolic(x.shape[axis]!)) {
+        throw new EngineError(
+          'SHAPE_MISMATCH',
+          `concat along axis ${axis}: ${showShape(first.shape)} and ${showShape(x.shape)} do not fit`,
+        );
+      }
+    }
+    const total = xs.reduce((size, x) => size + (x.shape[axis] as number), 0);
+    return { dtype: first.dtype, shape: first.shape.map((dim, i) => (i === axis ? total : dim)) };
+  },
+  vjp: (xs, dy, { attributes }) => {
+    const axis = attributes.axis as number;
+    let start = 0;
+    return xs.map((x) => {
+      const size = x.shape[axis] as number;
+      const part = slice(dy, axis, start, start + size);
+      start += size;
+      return part;
+    });
+  },
+};
+
+/** Joins tensors along an axis whose sizes are known. */
+export function concat(xs: readonly Tensor[], axis: number): Tensor {
+  if (xs.length === 0) throw new EngineError('ARGUMENT_INVALID', 'concat takes at least one tensor');
+  if (xs.length === 1) return xs[0]!;
+  return apply(concatOp, xs, { axis: normalizeAxis('concat', axis, xs[0]!.rank) });
+}
+
+const gatherOp: Op = {
+  name: 'Gather',
+  shape: ([table, indices]) => ({ dtype: table!.dtype, shape: [...indices!.shape, ...table!.shape.slice(1)] }),
+  emit: (context, _, inputs) => context.node('Gather', inputs, { axis: 0 }),
+  vjp: ([table, indices], dy) => [scatterAdd(dy, indices!, table!.shape[0]!), undefined],
+};
+
+/**
+ * Rows of a table, as in an embedding.
+ *
+ * @param table   [rows, ...]
+ * @param indices int64 [...]; every index in 0..rows-1
+ * @returns       [...indices, ...row]
+ */
+export function gather(table: Tensor, indices: Tensor): Tensor {
+  requireDtype('gather', indices, 'int64', 'int32');
+  return apply(gatherOp, [table, indices]);
+}
+
+const scatterAddOp: Op = {
+  name: 'ScatterND',
+  shape: ([rows, indices], { count }) => ({
+    dtype: rows!.dtype,
+    shape: [count as Dim, ...rows!.shape.slice(indices!.rank)],
+  }),
+  emit: (context, node, [rows, indices]) => {
+    const shape = context.shape(node.outputs[0]!.shape);
+    const zero = hostTensor(node.inputs[0]!.dtype, [1], [0]);
+    const [zeros] = context.node('Expand', [context.constant(zero), shape]);
+    const last = context.constant(hostTensor('int64', [1], [-1]));
+    const [tuples] = context.node('Unsqueeze', [indices!, last]);
+    return context.node('ScatterND', [zeros!, tuples!, rows!], { reduction: 'add' });
+  },
+  vjp: ([, indices], dy) => [gather(dy, indices!), undefined],
+};
+
+/** The transpose of `gather`: adds each row to the place its index names, in a table of `count` rows. */
+export function scatterAdd(rows: Tensor, indices: Tensor, count: Dim): Tensor {
+  if (!sameShape(rows.shape.slice(0, indices.rank), indices.shape)) {
+    throw new EngineError(
+      'SHAPE_MISMATCH',
+      `scatterAdd: rows ${showShape(rows.shape)} do not begin with the indices' shape ${showShape(indices.shape)}`,
+    );
+  }
+  return apply(scatterAddOp, [rows, indices], { count });
+}
+
+const rangeOp: Op = {
+  name: 'Range',
+  shape: (_, { dim }) => ({ dtype: 'int64', shape: [dim as Dim] }),
+  emit: (context, node) => {
+    const scalarOf = (name: string) =>
+      context.node('Reshape', [name, context.constant(hostTensor('int64', [0], []))])[0]!;
+    const number = (value: number) => context.constant(hostTensor('int64', [], [value]));
+    return context.node('Range', [number(0), scalarOf(context.dim(node.attributes.dim as Dim)), number(1)]);
+  },
+  vjp: 'none',
+};
+
+/** 0, 1, … up to the size of a dimension, which may be symbolic. */
+export function arange(dim: Dim, dtype: DType = 'int64'): Tensor {
+  return cast(apply(rangeOp, [], { dim }), dtype);
+}
+
+/** 1 where the index names the class, else 0: int64 [...] -> [..., classes]. */
+export function oneHot(indices: Tensor, classes: number, dtype: DType = 'float32'): Tensor {
+  return cast(equal(unsqueeze(indices, -1), arange(classes, indices.dtype)), dtype);
+}
+
+const cumSumOp: Op = {
+  name: 'CumSum',
+  shape: ([x]) => x!,
+  emit: (context, node, [x]) => {
+    const { axis, reverse } = node.attributes as { axis: number; reverse: boolean };
+    return context.node('CumSum', [x!, context.constant(hostTensor('int64', [], [axis]))], {
+      reverse: Number(reverse),
+    });
+  },
+  vjp: (_, dy, { attributes: { axis, reverse } }) => [cumSum(dy, axis as number, !reverse)],
+};
+
+/** Running sum along an axis, from the other end when `reverse`. */
+export function cumSum(x: Tensor, axis: number, reverse = false): Tensor {
+  return apply(cumSumOp, [x], { axis: normalizeAxis('cumSum', axis, x.rank), reverse } satisfies Attributes);
+}

@@ -1,0 +1,53 @@
+import { product } from '../dims.js';
+import { hostTensor } from '../host-tensor.js';
+import type { Op, Tensor } from '../tensor.js';
+import { apply } from '../tensor.js';
+import type { ReduceOptions } from './arithmetic.js';
+import { div, dropAxes, mul, reducedAxes, sizeOf, sum } from './arithmetic.js';
+import { normalizeAxis } from './broadcast.js';
+import { cast, equal } from './compare.js';
+
+/** Mean over axes. */
+export function mean(x: Tensor, options: ReduceOptions = {}): Tensor {
+  const dims = reducedAxes('mean', x, options).map((axis) => x.shape[axis]!);
+  const count = product(dims);
+  const total = sum(x, options);
+  return typeof count === 'number' ? mul(total, 1 / count) : div(total, sizeOf(dims, x.dtype));
+}
+
+const maxOp: Op = {
+  name: 'ReduceMax',
+  acceptsBroadcastCotangent: true,
+  shape: ([x], { axes }) => ({
+    dtype: x!.dtype,
+    shape: x!.shape.map((dim, axis) => ((axes as number[]).includes(axis) ? 1 : dim)),
+  }),
+  emit: (context, node, [x]) => {
+    const axes = node.attributes.axes as number[];
+    return context.node('ReduceMax', [x!, context.constant(hostTensor('int64', [axes.length], axes))], { keepdims: 1 });
+  },
+  // Equal maxima share the gradient, as PyTorch's amax does.
+  vjp: ([x], dy, { outputs: [y], attributes }) => {
+    const hit = cast(equal(x!, y!), x!.dtype);
+    const hits = sum(hit, { axes: attributes.axes as number[], keepDims: true });
+    return [mul(hit, div(dy, hits))];
+  },
+};
+
+/** Largest element over axes. */
+export function max(x: Tensor, options: ReduceOptions = {}): Tensor {
+  const axes = reducedAxes('max', x, options);
+  return dropAxes(apply(maxOp, [x], { axes }), axes, options.keepDims);
+}
+
+const argMaxOp: Op = {
+  name: 'ArgMax',
+  shape: ([x], { axis }) => ({ dtype: 'int64', shape: x!.shape.filter((_, i) => i !== axis) }),
+  emit: (context, node, [x]) => context.node('ArgMax', [x!], { axis: node.attributes.axis as number, keepdims: 0 }),
+  vjp: 'none',
+};
+
+/** Index (int64) of the first largest element along an axis, which is dropped. */
+export function argMax(x: Tensor, axis = -1): Tensor {
+  return apply(argMaxOp, [x], { axis: normalizeAxis('argMax', axis, x.rank) });
+}

@@ -1,0 +1,149 @@
+import type { Dim } from './dims.js';
+import { EngineError } from './errors.js';
+import type { DType, HostTensor } from './host-tensor.js';
+import { hostTensor } from './host-tensor.js';
+
+/** Shape and dtype of a value that does not exist yet. */
+export interface TensorSpec {
+  readonly dtype: DType;
+  readonly shape: readonly Dim[];
+}
+
+export type Attribute = number | string | boolean | readonly number[] | readonly Dim[] | HostTensor | undefined;
+export type Attributes = Readonly<Record<string, Attribute>>;
+
+/** One application of an operator. Ids grow, so that sorting by id is a topological order. */
+export interface Node {
+  readonly id: number;
+  readonly op: Op;
+  readonly inputs: readonly Tensor[];
+  readonly attributes: Attributes;
+  readonly outputs: readonly Tensor[];
+}
+
+/** What a gradient rule may look at besides inputs and cotangent. */
+export interface VjpContext {
+  readonly outputs: readonly Tensor[];
+  readonly attributes: Attributes;
+  /** One a output, for operators with several. */
+  readonly cotangents: readonly (Tensor | undefined)[];
+}
+
+export type Vjp = (
+  inputs: readonly Tensor[],
+  cotangent: Tensor,
+  context: VjpContext,
+) => readonly (Tensor | undefined)[];
+
+/** Names of ONNX values while a graph is written; see `program/emitter.ts`. */
+export interface EmitContext {
+  /** Only standard ONNX operators (a file for other runtimes), no contrib ones. */
+  readonly portable: boolean;
+  node(
+    type: string,
+    inputs: readonly string[],
+    attributes?: Readonly<Record<string, number | string | readonly number[]>>,
+    options?: { domain?: string; outputs?: number },
+  ): string[];
+  constant(tensor: HostTensor): string;
+  /** int64 [1] with the size of `dim`. */
+  dim(dim: Dim): string;
+  /** int64 [rank] with the sizes of `shape`. */
+  shape(shape: readonly Dim[]): string;
+}
+
+/** All there is to know about an operator, in one record. */
+export interface Op {
+  readonly name: string;
+  /** Result shapes; throws when inputs do not fit. */
+  shape(inputs: readonly Tensor[], attributes: Attributes): TensorSpec | readonly TensorSpec[];
+  /** Writes the operator; without it, the ONNX operator of that name with the attributes as they are. */
+  readonly emit?: (context: EmitContext, node: Node, inputs: readonly string[]) => readonly string[];
+  /** The gradient rule, or 'none', said aloud. */
+  readonly vjp: Vjp | 'none';
+  /**
+   * The rule accepts a cotangent whose size is 1 on axes where the output's is not (it stands for its broadcast).
+   * Elementwise operators say so: it saves materialising broadcast gradients.
+   */
+  readonly acceptsBroadcastCotangent?: boolean;
+}
+
+/** A traced value: shape, dtype and the operator application that makes it. Holds no numbers. */
+export class Tensor {
+  constructor(
+    readonly shape: readonly Dim[],
+    readonly dtype: DType,
+    readonly node: Node,
+    readonly output: number,
+  ) {}
+
+  get rank(): number {
+    return this.shape.length;
+  }
+}
+
+let nextId = 0;
+
+/** Applies `op`; all its outputs. */
+export function applyAll(op: Op, inputs: readonly Tensor[], attributes: Attributes = {}): readonly Tensor[] {
+  const specs = op.shape(inputs, attributes);
+  const outputs: Tensor[] = [];
+  const node: Node = { id: nextId++, op, inputs, attributes, outputs };
+  const list = Array.isArray(specs) ? (specs as readonly TensorSpec[]) : [specs as TensorSpec];
+  for (const [i, spec] of list.entries()) outputs.push(new Tensor(spec.shape, spec.dtype, node, i));
+  return outputs;
+}
+
+/** Applies `op`; its first output. */
+export function apply(op: Op, inputs: readonly Tensor[], attributes: Attributes = {}): Tensor {
+  return applyAll(op, inputs, attributes)[0]!;
+}
+
+const inputOp: Op = {
+  name: 'Input',
+  shape: (_, { dtype, shape }) => ({ dtype: dtype as DType, shape: shape as readonly Dim[] }),
+  vjp: 'none',
+};
+
+const constantOp: Op = {
+  name: 'Constant',
+  shape: (_, { value }) => ({ dtype: (value as HostTensor).dtype, shape: (value as HostTensor).shape }),
+  vjp: 'none',
+};
+
+/** A value that is fed at run time. */
+export function placeholder(name: string, spec: TensorSpec): Tensor {
+  return apply(inputOp, [], { name, dtype: spec.dtype, shape: spec.shape });
+}
+
+/** A value known now; it becomes an initialiser of the graph, named if a name is given. */
+export function constant(value: HostTensor, name?: string): Tensor {
+  return apply(constantOp, [], { value, name });
+}
+
+/** A constant of rank 0. */
+export function scalar(value: number, dtype: DType = 'float32'): Tensor {
+  return constant(hostTensor(dtype, [], [value]));
+}
+
+export function isPlaceholder(node: Node): boolean {
+  return node.op === inputOp;
+}
+
+/** The host tensor behind a constant, or undefined. */
+export function constantValue(tensor: Tensor): HostTensor | undefined {
+  return tensor.node.op === constantOp ? (tensor.node.attributes.value as HostTensor) : undefined;
+}
+
+/** The number behind a scalar constant of a float type, or undefined. */
+export function scalarValue(tensor: Tensor): number | undefined {
+  const value = constantValue(tensor);
+  return value && value.shape.length === 0 && value.dtype !== 'float16' ? Number(value.data[0]) : undefined;
+}
+
+/** @throws EngineError DTYPE_MISMATCH */
+export function requireDtype(operation: string, tensor: Tensor, ...allowed: DType[]): void {
+  if (!allowed.includes(tensor.dtype)) {
+    throw new EngineError('DTYPE_MISMATCH', `${operation} takes ${allowed.join(' or ')}, not ${tensor.dtype}`);
+  }
+}

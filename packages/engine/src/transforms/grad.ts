@@ -1,0 +1,114 @@
+import { sameShape } from '../dims.js';
+import { EngineError } from '../errors.js';
+import { zeros } from '../host-tensor.js';
+import { add, alignLeft, expand } from '../ops/arithmetic.js';
+import { isFloat } from '../ops/compare.js';
+import { identity } from '../ops/control.js';
+import type { Node } from '../tensor.js';
+import { constant, scalar, Tensor } from '../tensor.js';
+import type { Tree } from '../tree.js';
+import { mapTree } from '../tree.js';
+
+export const isTensor = (value: unknown): value is Tensor => value instanceof Tensor;
+
+/**
+ * Gradients of a scalar with respect to some of the values it was made from (reverse mode). What does not lie between
+ * the two is never visited: a frozen trunk costs nothing.
+ */
+export function gradients(loss: Tensor, wrt: readonly Tensor[]): Tensor[] {
+  if (loss.rank !== 0 || !isFloat(loss.dtype)) {
+    throw new EngineError('ARGUMENT_INVALID', `only a float scalar has a gradient, not ${loss.dtype} [${loss.shape}]`);
+  }
+  const cotangents = new Map<Tensor, Tensor>([[loss, scalar(1, loss.dtype)]]);
+  for (const node of dependents(loss, wrt)) {
+    const own = node.outputs.map((output) => cotangents.get(output));
+    if (own.every((cotangent) => cotangent === undefined)) continue;
+    for (const [i, cotangent] of applyRule(node, own).entries()) {
+      const input = node.inputs[i]!;
+      if (!cotangent || !isFloat(input.dtype)) continue;
+      const sum = cotangents.get(input);
+      cotangents.set(input, sum ? add(sum, cotangent) : cotangent);
+    }
+  }
+  return wrt.map((tensor) => {
+    const cotangent = cotangents.get(tensor);
+    if (cotangent) return materialize(cotangent, tensor);
+    const ones = zeros(
+      tensor.dtype,
+      tensor.shape.map(() => 1),
+    );
+    return expand(constant(ones), tensor.shape);
+  });
+}
+
+/** The nodes on a path from `wrt` to `loss`, last first. */
+function dependents(loss: Tensor, wrt: readonly Tensor[]): Node[] {
+  const sources = new Set(wrt);
+  const found: Node[] = [];
+  const depends = new Map<Node, boolean>();
+  // An explicit stack: graphs are deeper than the call stack is tall.
+  const stack: Node[] = [loss.node];
+  const leadsBack = (input: Tensor) => sources.has(input) || depends.get(input.node) === true;
+  while (stack.length > 0) {
+    const node = stack.at(-1)!;
+    if (depends.has(node)) {
+      stack.pop();
+      continue;
+    }
+    const open = node.inputs.filter((input) => !sources.has(input) && !depends.has(input.node));
+    if (open.length > 0) {
+      for (const input of open) stack.push(input.node);
+      continue;
+    }
+    const needed = node.op.name !== 'StopGradient' && node.inputs.some(leadsBack);
+    depends.set(node, needed);
+    if (needed) found.push(node);
+    stack.pop();
+  }
+  return found.sort((a, b) => b.id - a.id);
+}
+
+function applyRule(node: Node, cotangents: readonly (Tensor | undefined)[]): readonly (Tensor | undefined)[] {
+  const { op, inputs, outputs, attributes } = node;
+  if (op.vjp === 'none') {
+    if (outputs.every((output) => !isFloat(output.dtype))) return [];
+    throw new EngineError(
+      'NOT_DIFFERENTIABLE',
+      `${op.name} has no gradient; wrap its input in stopGradient if it needs none`,
+    );
+  }
+  const full = op.acceptsBroadcastCotangent
+    ? cotangents
+    : cotangents.map((cotangent, i) => cotangent && materialize(cotangent, outputs[i]!));
+  const first = full.find((cotangent) => cotangent !== undefined)!;
+  return op.vjp(inputs, full[0] ?? first, { outputs, attributes, cotangents: full });
+}
+
+/** Gives a broadcast-shaped cotangent its whole shape. */
+function materialize(cotangent: Tensor, like: Tensor): Tensor {
+  return sameShape(cotangent.shape, like.shape) ? cotangent : expand(alignLeft(cotangent, like.rank), like.shape);
+}
+
+/** `{ value, gradient }` of a function that returns a scalar, with respect to its first argument (any tree). */
+export function valueAndGrad<P extends Tree<Tensor>, Args extends unknown[]>(
+  fn: (params: P, ...args: Args) => Tensor,
+): (params: P, ...args: Args) => { value: Tensor; gradient: P } {
+  return (params, ...args) => {
+    // Fresh leaves: a parameter may itself be a traced value, and the gradient stops at it.
+    const inner = mapTree<Tensor, Tensor>(params, isTensor, identity) as P;
+    const wrt: Tensor[] = [];
+    mapTree<Tensor, void>(inner, isTensor, (leaf) => void wrt.push(leaf));
+    const value = fn(inner, ...args);
+    const found = gradients(value, wrt);
+    let next = 0;
+    const gradient = mapTree<Tensor, Tensor>(inner, isTensor, () => found[next++]!) as P;
+    return { value, gradient };
+  };
+}
+
+/** The gradient of a scalar function with respect to its first argument; itself traceable, so `grad(grad(f))` works. */
+export function grad<P extends Tree<Tensor>, Args extends unknown[]>(
+  fn: (params: P, ...args: Args) => Tensor,
+): (params: P, ...args: Args) => P {
+  return (params, ...args) => valueAndGrad(fn)(params, ...args).gradient;
+}
