@@ -44,4 +44,6 @@ export interface Method<Options> {
   readonly name: MethodName;
   readonly defaults: Options;
   fit(data: Labelled, options: Options, context: FitContext): Promise<Fitted>;
+  /** Seconds that one fit would take, from a short trial or a formula; the race asks methods that train the encoder. */
+  estimateSeconds?(data: Labelled, options: Options, context: FitContext): Promise<number> | number;
 }
