@@ -1,0 +1,52 @@
+import { add, arange, type Dim, gather, slice, type Tensor } from '@fewtune/engine';
+import {
+  type Backbone,
+  type EncoderInputs,
+  type LayerNames,
+  maskBias,
+  norm,
+  transformerLayer,
+  weightOf,
+} from './transformer-layer.js';
+
+/**
+ * BERT: Devlin et al. 2019, arXiv:1810.04805. One segment: every token has type 0.
+ *
+ * @returns [batch, seq, hidden]
+ */
+export function bert(backbone: Backbone, { inputIds, attentionMask }: EncoderInputs): Tensor {
+  const [, seq] = inputIds.shape as [Dim, Dim];
+  const bias = maskBias(attentionMask);
+  let x = bertEmbeddings(backbone, inputIds, arange(seq));
+  for (let layer = 0; layer < backbone.config.layers; layer++) {
+    x = transformerLayer(backbone, x, bias, bertLayerNames(layer));
+  }
+  return x;
+}
+
+/**
+ * Word, position and type-0 rows added, then normalised.
+ *
+ * @param positions int64 [seq] or [batch, seq]
+ */
+export function bertEmbeddings(backbone: Backbone, inputIds: Tensor, positions: Tensor): Tensor {
+  const { weights } = backbone;
+  const words = gather(weightOf(weights, 'embeddings.word_embeddings.weight'), inputIds); // [batch, seq, hidden]
+  const places = gather(weightOf(weights, 'embeddings.position_embeddings.weight'), positions);
+  const type = slice(weightOf(weights, 'embeddings.token_type_embeddings.weight'), 0, 0, 1); // [1, hidden]
+  return norm(backbone, add(add(words, places), type), 'embeddings.LayerNorm');
+}
+
+export function bertLayerNames(layer: number): LayerNames {
+  const at = `encoder.layer.${layer}`;
+  return {
+    query: `${at}.attention.self.query`,
+    key: `${at}.attention.self.key`,
+    value: `${at}.attention.self.value`,
+    attentionOutput: `${at}.attention.output.dense`,
+    attentionNorm: `${at}.attention.output.LayerNorm`,
+    up: `${at}.intermediate.dense`,
+    down: `${at}.output.dense`,
+    outputNorm: `${at}.output.LayerNorm`,
+  };
+}

@@ -1,0 +1,34 @@
+import { createHash } from 'node:crypto';
+import type { HostTensor } from '@fewtune/engine';
+import type { Pooling } from './pooling.js';
+import type { Tokenizer } from './tokenizer.js';
+
+/** A checkpoint in memory: data, no session. */
+export interface Encoder {
+  /** `all-MiniLM-L6-v2` (the embedded one), a Hub id, or a folder. */
+  readonly id: string;
+  /** The commit on the Hub, 40 hex digits. */
+  readonly revision?: string;
+  /** SHA-256 over everything that decides an embedding: config, weights, tokenizer, pooling. Good as a cache key. */
+  readonly fingerprint: string;
+  /** The Hub's config.json. */
+  readonly config: Readonly<Record<string, unknown>>;
+  readonly hidden: number;
+  readonly layers: number;
+  readonly pooling: Pooling;
+  /** float32, under their Hub names without the `bert.` prefix. */
+  readonly weights: Readonly<Record<string, HostTensor>>;
+  readonly tokenizer: Tokenizer;
+}
+
+/** The fingerprint of an encoder's parts. */
+export function fingerprint({ config, weights, tokenizer, pooling }: Omit<Encoder, 'fingerprint'>): string {
+  const hash = createHash('sha256');
+  hash.update(JSON.stringify({ config, pooling, maxLength: tokenizer.maxLength, files: tokenizer.files }));
+  for (const name of Object.keys(weights).sort()) {
+    const { dtype, shape, data } = weights[name]!;
+    hash.update(JSON.stringify([name, dtype, shape]));
+    hash.update(new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
+  }
+  return hash.digest('hex');
+}

@@ -1,0 +1,19 @@
+export { lengthBatches, padBatch } from './batching.js';
+export { type EmbedOptions, SentenceEmbedder } from './embedder.js';
+export { encode } from './encode.js';
+export { type Encoder, fingerprint } from './encoder.js';
+export { type EncoderConfig, type ModelType, readEncoderConfig } from './encoder-config.js';
+export { ModelError, type ModelErrorCode, modelErrorCodes } from './errors.js';
+export type { DownloadProgress, HubOptions } from './hub.js';
+export { embeddedEncoderId, loadEncoder } from './load-encoder.js';
+export { type Pooling, pool } from './pooling.js';
+export { dequantizeRows, quantizeRows } from './quantized-rows.js';
+export {
+  parseSafetensors,
+  readSafetensors,
+  type Safetensors,
+  serializeSafetensors,
+  writeSafetensors,
+} from './safetensors.js';
+export { createTokenizer, type Tokenizer, type TokenizerFile } from './tokenizer.js';
+export { type EncoderInputs, type LinearFn, plainLinear } from './transformer-layer.js';

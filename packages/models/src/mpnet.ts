@@ -1,0 +1,74 @@
+import { add, arange, constant, type Dim, gather, maximum, minimum, reshape, sub, type Tensor, transpose } from '@fewtune/engine';
+import { positionsFromPad } from './roberta.js';
+import {
+  type Backbone,
+  type EncoderInputs,
+  type LayerNames,
+  maskBias,
+  norm,
+  transformerLayer,
+  weightOf,
+} from './transformer-layer.js';
+
+/** Distances from here on share the last bucket; `transformers`' modeling_mpnet has no option for it. */
+const maxDistance = 128;
+
+/**
+ * MPNet: Song et al. 2020, arXiv:2004.09297. RoBERTa's positions without token types, and a learnt bias by relative
+ * distance (T5's buckets) that all layers share.
+ *
+ * @returns [batch, seq, hidden]
+ */
+export function mpnet(backbone: Backbone, { inputIds, attentionMask }: EncoderInputs): Tensor {
+  const { weights, config } = backbone;
+  const [, seq] = inputIds.shape as [Dim, Dim];
+  const positions = positionsFromPad(attentionMask, config.padId);
+  const words = gather(weightOf(weights, 'embeddings.word_embeddings.weight'), inputIds);
+  const places = gather(weightOf(weights, 'embeddings.position_embeddings.weight'), positions);
+  const table = weightOf(weights, 'encoder.relative_attention_bias.weight'); // [buckets, heads]
+  const bias = add(maskBias(attentionMask), relativeBias(table, seq)); // [batch, heads, seq, seq]
+  let x = norm(backbone, add(words, places), 'embeddings.LayerNorm');
+  for (let layer = 0; layer < config.layers; layer++) x = transformerLayer(backbone, x, bias, mpnetLayerNames(layer));
+  return x;
+}
+
+/** Bias of a key at distance `key - query`. @returns [heads, seq, seq] */
+function relativeBias(table: Tensor, seq: Dim): Tensor {
+  const buckets = table.shape[0] as number;
+  const byDistance = BigInt64Array.from({ length: 2 * maxDistance + 1 }, (_, i) =>
+    BigInt(relativeBucket(i - maxDistance, buckets)),
+  );
+  const at = arange(seq);
+  const distance = sub(reshape(at, [1, seq]), reshape(at, [seq, 1])); // [query, key]
+  const clipped = add(minimum(maximum(distance, -maxDistance), maxDistance), maxDistance);
+  const bucketOf = constant({ dtype: 'int64', shape: [byDistance.length], data: byDistance });
+  return transpose(gather(gather(table, bucketOf), clipped), [2, 0, 1]);
+}
+
+/**
+ * T5's buckets (Raffel et al. 2020, section 2.1, arXiv:1910.10683): half for each direction; near distances have one
+ * each, farther ones share logarithmically wider ones.
+ */
+export function relativeBucket(distance: number, buckets: number): number {
+  const half = buckets / 2;
+  const exact = half / 2;
+  const side = distance > 0 ? half : 0;
+  const far = Math.abs(distance);
+  if (far < exact) return side + far;
+  const wide = (Math.log(far / exact) / Math.log(maxDistance / exact)) * (half - exact);
+  return side + Math.min(half - 1, exact + Math.floor(wide + 1e-6)); // 1e-6: powers of two land on the boundary
+}
+
+function mpnetLayerNames(layer: number): LayerNames {
+  const at = `encoder.layer.${layer}`;
+  return {
+    query: `${at}.attention.attn.q`,
+    key: `${at}.attention.attn.k`,
+    value: `${at}.attention.attn.v`,
+    attentionOutput: `${at}.attention.attn.o`,
+    attentionNorm: `${at}.attention.LayerNorm`,
+    up: `${at}.intermediate.dense`,
+    down: `${at}.output.dense`,
+    outputNorm: `${at}.output.LayerNorm`,
+  };
+}
