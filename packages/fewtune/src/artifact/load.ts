@@ -1,0 +1,95 @@
+import { readFile, realpath, stat } from 'node:fs/promises';
+import { isAbsolute, join, relative, resolve, sep } from 'node:path';
+import { FewtuneError } from '../errors.js';
+import { Classifier } from './classifier.js';
+import { type Manifest, manifestFile, parseManifest, sha256Of } from './manifest.js';
+import { ClassifierSession } from './session.js';
+
+export interface LoadOptions {
+  /** `quantized` opens `onnx/model_quantized.onnx`: a quarter of the memory, nearly the same answers. Default `fp32`. */
+  readonly weights?: 'fp32' | 'quantized';
+  readonly threads?: number;
+}
+
+/** No manifest of ours comes near; a larger one is not read into memory. */
+const manifestSizeLimit = 64 * 2 ** 20;
+
+/**
+ * Opens a model folder. The size and sha-256 of every file in its manifest are checked first, no path may leave the
+ * folder, and nothing in it is executed.
+ *
+ * @throws FewtuneError MODEL_NOT_FOUND, MODEL_CORRUPT, MODEL_UNSUPPORTED
+ */
+export async function load(folder: string, options: LoadOptions = {}): Promise<Classifier> {
+  const manifest = await readManifest(folder);
+  const files = await readVerified(folder, manifest);
+  const onnxFile = options.weights === 'quantized' ? 'onnx/model_quantized.onnx' : 'onnx/model.onnx';
+  for (const needed of ['tokenizer.json', 'tokenizer_config.json', onnxFile]) {
+    if (!files.has(needed)) {
+      throw new FewtuneError('MODEL_CORRUPT', `${join(folder, manifestFile)}: does not list ${needed}, which is needed. Train the model again.`);
+    }
+  }
+  const { files: _, ...report } = manifest;
+  const { threads } = options;
+  const session = await ClassifierSession.open(files, { onnxFile, ...(threads === undefined ? {} : { threads }) });
+  return new Classifier(report, session);
+}
+
+async function readManifest(folder: string): Promise<Manifest> {
+  const file = join(folder, manifestFile);
+  const found = await stat(file).catch((cause: NodeJS.ErrnoException) => {
+    throw new FewtuneError(
+      'MODEL_NOT_FOUND',
+      `${folder}: no model there (${manifestFile} is missing, ${cause.code}). Give the folder that \`fewtune train --out\` wrote.`,
+      { cause },
+    );
+  });
+  if (found.size > manifestSizeLimit) {
+    throw new FewtuneError('MODEL_CORRUPT', `${file}: ${found.size} bytes is too large for a manifest.`);
+  }
+  return parseManifest(await readFile(file, 'utf8'), file);
+}
+
+/** Reads every listed file, sizes before contents, and compares its hash. */
+async function readVerified(folder: string, manifest: Manifest): Promise<Map<string, Uint8Array>> {
+  const root = await realpath(folder);
+  const files = new Map<string, Uint8Array>();
+  for (const [path, { sha256, size }] of Object.entries(manifest.files)) {
+    const shown = join(folder, path);
+    const absolute = await confined(root, path, shown);
+    const found = await stat(absolute);
+    if (found.size !== size) {
+      throw corrupt(shown, `has ${found.size} bytes, ${size} were written`);
+    }
+    const bytes = await readFile(absolute);
+    if (sha256Of(bytes) !== sha256) {
+      throw corrupt(shown, 'its contents were changed after it was written (sha-256 differs)');
+    }
+    files.set(path, bytes);
+  }
+  return files;
+}
+
+/** The real place of `path`, which must exist inside `root`. */
+async function confined(root: string, path: string, shown: string): Promise<string> {
+  const lexical = resolve(root, path);
+  if (isAbsolute(path) || !isInside(root, lexical)) {
+    throw corrupt(shown, 'its path leaves the model folder');
+  }
+  const real = await realpath(lexical).catch((cause) => {
+    throw corrupt(shown, 'is missing', cause);
+  });
+  if (!isInside(root, real)) {
+    throw corrupt(shown, 'is a link to a place outside the model folder (copy the folder with links resolved: cp -rL)');
+  }
+  return real;
+}
+
+function isInside(root: string, path: string): boolean {
+  const way = relative(root, path);
+  return way !== '' && way !== '..' && !way.startsWith(`..${sep}`) && !isAbsolute(way);
+}
+
+function corrupt(file: string, what: string, cause?: unknown): FewtuneError {
+  return new FewtuneError('MODEL_CORRUPT', `${file}: ${what}. Restore it from a backup or train the model again.`, { cause });
+}

@@ -1,0 +1,133 @@
+import { createHash } from 'node:crypto';
+import { z } from 'zod';
+import { FewtuneError } from '../errors.js';
+
+const sha256 = z.string().regex(/^[0-9a-f]{64}$/);
+const interval = z.tuple([z.number(), z.number()]);
+
+/** The four figures that every report carries; never shown without `EvaluatedOn`. */
+export const metricsSchema = z.object({
+  accuracy: z.number(),
+  macroF1: z.number(),
+  /** Bootstrap 95 % interval of the accuracy. */
+  accuracyInterval: interval,
+  /** Expected calibration error of the confidences after temperature scaling, 15 bins. */
+  ece: z.number(),
+});
+export type Metrics = z.infer<typeof metricsSchema>;
+
+/** How `Metrics` were measured. */
+export const evaluatedOnSchema = z.object({
+  kind: z.enum(['test', 'cross-validation']),
+  /** Rows that were predicted by a model that had not seen them. */
+  examples: z.number().int(),
+  /** One sentence for people. */
+  how: z.string(),
+});
+export type EvaluatedOn = z.infer<typeof evaluatedOnSchema>;
+
+const adviceEntry = z.object({
+  method: z.string(),
+  /** Out-of-fold accuracy on `examples` rows; absent when the method was skipped. */
+  accuracy: z.number().optional(),
+  accuracyInterval: interval.optional(),
+  examples: z.number().int(),
+  seconds: z.number(),
+  /** Why the method was not tried, or tried on part of the folds only. */
+  note: z.string().optional(),
+});
+
+/** What a race of methods found; a single entry when the method was named by the user. */
+export const adviceSchema = z.object({
+  requested: z.string(),
+  chosen: z.string(),
+  rule: z.string(),
+  tried: z.array(adviceEntry),
+  skipped: z.array(z.object({ method: z.string(), reason: z.string() })),
+  /** By how much the winner was ahead of the best other method, on the rows that both predicted. */
+  margin: z
+    .object({ over: z.string(), difference: z.number(), interval, examples: z.number().int() })
+    .optional(),
+});
+export type Advice = z.infer<typeof adviceSchema>;
+
+export const manifestSchema = z.object({
+  schemaVersion: z.literal(1),
+  task: z.literal('text-classification'),
+  library: z.object({ name: z.literal('fewtune'), version: z.string() }),
+  created: z.string(),
+  method: z.object({
+    name: z.string(),
+    options: z.record(z.string(), z.unknown()),
+    details: z.record(z.string(), z.union([z.number(), z.string(), z.boolean()])),
+  }),
+  /** Absent for methods that use none (`tfidf`). */
+  encoder: z.object({ id: z.string(), revision: z.string().optional(), fingerprint: z.string() }).optional(),
+  preprocessing: z.object({
+    /** Tokens a text is cut to, special tokens included. */
+    maxLength: z.number().int().positive(),
+    padId: z.number().int().nonnegative(),
+  }),
+  labels: z.array(z.string()).min(2),
+  /** Divides the logits; already applied inside the ONNX files. */
+  temperature: z.number().positive(),
+  trainingData: z.object({
+    source: z.string(),
+    /** sha-256 over the rows that were learned from, in order. */
+    fingerprint: sha256,
+    examples: z.number().int(),
+    classes: z.number().int(),
+    repairs: z.array(z.object({ kind: z.string(), count: z.number().int(), remedy: z.string() })),
+  }),
+  seed: z.number().int(),
+  seconds: z.number(),
+  metrics: metricsSchema,
+  evaluatedOn: evaluatedOnSchema,
+  advice: adviceSchema,
+  /** Every other file of the folder. */
+  files: z.record(z.string(), z.object({ sha256, size: z.number().int().nonnegative() })),
+});
+export type Manifest = z.infer<typeof manifestSchema>;
+
+/** The name of the manifest inside a model folder. */
+export const manifestFile = 'fewtune.json';
+
+export function sha256Of(bytes: Uint8Array | string): string {
+  return createHash('sha256').update(bytes).digest('hex');
+}
+
+/** The manifest's text. Its last field is a hash of all the others, so that a changed byte in it is noticed too. */
+export function printManifest(manifest: Manifest): string {
+  const body = manifestSchema.parse(manifest);
+  return `${JSON.stringify({ ...body, integrity: sha256Of(JSON.stringify(body)) }, null, 2)}\n`;
+}
+
+/** @throws FewtuneError MODEL_CORRUPT, MODEL_UNSUPPORTED; `file` names the manifest in messages. */
+export function parseManifest(text: string, file: string): Manifest {
+  const corrupt = (what: string, cause?: unknown) =>
+    new FewtuneError('MODEL_CORRUPT', `${file}: ${what}. Restore the file from a backup or train the model again.`, { cause });
+  let raw: Record<string, unknown>;
+  try {
+    raw = JSON.parse(text);
+  } catch (cause) {
+    throw corrupt('is not valid JSON', cause);
+  }
+  if (typeof raw !== 'object' || raw === null) {
+    throw corrupt('is not a JSON object');
+  }
+  if (typeof raw.schemaVersion === 'number' && raw.schemaVersion > 1) {
+    throw new FewtuneError(
+      'MODEL_UNSUPPORTED',
+      `${file}: schema version ${raw.schemaVersion}, this version of fewtune reads 1. Update fewtune.`,
+    );
+  }
+  const { integrity, ...body } = raw;
+  const parsed = manifestSchema.safeParse(body);
+  if (!parsed.success) {
+    throw corrupt(`does not have the expected fields (${z.prettifyError(parsed.error).replaceAll('\n', ' ')})`, parsed.error);
+  }
+  if (integrity !== sha256Of(JSON.stringify(body))) {
+    throw corrupt('was changed after it was written (its own hash differs)');
+  }
+  return parsed.data;
+}

@@ -1,0 +1,79 @@
+import type { Manifest } from './manifest.js';
+
+const percent = (value: number) => `${(100 * value).toFixed(1)} %`;
+
+/** README.md of a model folder: the Hub's front matter and a page for people. */
+export function modelCard(manifest: Omit<Manifest, 'files'>): string {
+  const { metrics, evaluatedOn, labels, trainingData, method, encoder, advice } = manifest;
+  const [low, high] = metrics.accuracyInterval;
+  return `${frontMatter(manifest)}
+# Text classifier: ${labels.length} classes from ${trainingData.examples} examples
+
+Learned with [Fewtune](https://www.npmjs.com/package/fewtune) ${manifest.library.version}, method \`${method.name}\`${
+    encoder === undefined ? '' : `, encoder \`${encoder.id}\``
+  }.
+
+| measure | value |
+| --- | --- |
+| accuracy | ${percent(metrics.accuracy)} (95 % interval ${percent(low)} to ${percent(high)}) |
+| macro F1 | ${metrics.macroF1.toFixed(3)} |
+| expected calibration error | ${metrics.ece.toFixed(3)} |
+
+How measured: ${evaluatedOn.how}
+
+## Use
+
+\`\`\`ts
+import { load } from 'fewtune';
+const model = await load('path/to/this/folder');
+const [top] = await model.predict(['a text']); // { label, confidence, scores }
+\`\`\`
+
+\`\`\`ts
+import { pipeline } from '@huggingface/transformers';
+const classify = await pipeline('text-classification', 'path/or/hub-id', { dtype: 'fp32' }); // or 'q8': a quarter of the size
+\`\`\`
+
+Any ONNX Runtime reads \`onnx/model.onnx\`: inputs \`input_ids\` and \`attention_mask\` (int64, [batch, seq]), output
+\`logits\` [batch, ${labels.length}], already divided by the calibration temperature: a softmax gives the confidences.
+
+## Learned from
+
+\`${inline(trainingData.source)}\`: ${trainingData.examples} examples of ${trainingData.classes} classes; seed ${manifest.seed}.
+${trainingData.repairs.map((r) => `\n- ${r.count} × ${r.kind}: ${r.remedy}`).join('')}
+
+Tried: ${advice.tried.map((t) => `${t.method}${t.accuracy === undefined ? '' : ` ${percent(t.accuracy)}`}`).join(', ')}. ${advice.rule}
+
+## Labels
+
+${labels.map((label) => `- \`${inline(label)}\``).join('\n')}
+
+## Limits
+
+The classifier always answers with one of the labels above, also for texts that belong to none of them.
+Its confidence was calibrated on texts like the training examples and means little on others.
+`;
+}
+
+function frontMatter({ labels, encoder, metrics, trainingData, evaluatedOn }: Omit<Manifest, 'files'>): string {
+  const base = encoder !== undefined && /^[\w.-]+\/[\w.-]+$/.test(encoder.id) ? `base_model: ${JSON.stringify(encoder.id)}\n` : '';
+  return `---
+library_name: transformers.js
+pipeline_tag: text-classification
+tags: [fewtune, few-shot, onnx, text-classification]
+${base}model-index:
+  - name: ${JSON.stringify(`${labels.length} classes from ${trainingData.examples} examples`)}
+    results:
+      - task: { type: text-classification }
+        dataset: { name: ${JSON.stringify(trainingData.source)}, type: custom, split: ${JSON.stringify(evaluatedOn.kind)} }
+        metrics:
+          - { type: accuracy, value: ${metrics.accuracy} }
+          - { type: f1, name: macro F1, value: ${metrics.macroF1} }
+---
+`;
+}
+
+/** Text that is safe inside a Markdown code span on one line. */
+function inline(text: string): string {
+  return text.replaceAll('`', "'").replace(/\s+/g, ' ');
+}

@@ -1,0 +1,70 @@
+import { constant, div, exportOnnx, scalar, type Tensor } from '@fewtune/engine';
+import type { ModelReport } from './classifier.js';
+import type { ClassifierGraph } from './graph.js';
+import { type Manifest, manifestFile, printManifest, sha256Of } from './manifest.js';
+import { modelCard } from './model-card.js';
+import { quantizeOnnx } from './quantize.js';
+
+/** Hub class names by `model_type`, for config.json. */
+const architectures: Readonly<Record<string, string>> = {
+  bert: 'BertForSequenceClassification',
+  distilbert: 'DistilBertForSequenceClassification',
+  roberta: 'RobertaForSequenceClassification',
+  'xlm-roberta': 'XLMRobertaForSequenceClassification',
+  mpnet: 'MPNetForSequenceClassification',
+};
+
+/** The files that make the classifier run: tokenizer, config.json and `onnx/model.onnx` with calibrated logits. */
+export function packModel(graph: ClassifierGraph, labels: readonly string[], temperature: number): Map<string, Uint8Array | string> {
+  return new Map<string, Uint8Array | string>([
+    ['config.json', configJson(graph, labels)],
+    ...Object.entries(graph.tokenizer.files),
+    ['onnx/model.onnx', exportClassifier(graph, temperature)],
+  ]);
+}
+
+/** Adds what a folder has beside the running parts: quantised weights, model card and, last, the manifest. */
+export function completeFolder(
+  packed: ReadonlyMap<string, Uint8Array | string>,
+  report: ModelReport,
+): Map<string, Uint8Array | string> {
+  const files = new Map(packed);
+  files.set('onnx/model_quantized.onnx', quantizeOnnx(packed.get('onnx/model.onnx') as Uint8Array));
+  files.set('README.md', modelCard(report));
+  const listed: Manifest['files'] = {};
+  for (const [path, content] of files) {
+    const bytes = typeof content === 'string' ? new TextEncoder().encode(content) : content;
+    listed[path] = { sha256: sha256Of(bytes), size: bytes.byteLength };
+  }
+  files.set(manifestFile, printManifest({ ...report, files: listed }));
+  return files;
+}
+
+/** logits = forward(ids, mask) / temperature, as a portable ONNX model with dynamic batch and sequence. */
+function exportClassifier(graph: ClassifierGraph, temperature: number): Uint8Array {
+  const spec = { dtype: 'int64', shape: ['batch', 'seq'] } as const;
+  return exportOnnx(
+    ({ input_ids, attention_mask }) => {
+      const weights: Record<string, Tensor> = Object.fromEntries(
+        Object.entries(graph.weights).map(([name, value]) => [name, constant(value, name)]),
+      );
+      const logits = graph.forward(weights, { inputIds: input_ids!, attentionMask: attention_mask! });
+      return { logits: div(logits, scalar(temperature)) };
+    },
+    { input_ids: spec, attention_mask: spec },
+  );
+}
+
+function configJson(graph: ClassifierGraph, labels: readonly string[]): string {
+  // Object.fromEntries defines own properties, so a label such as `__proto__` is a key like any other.
+  const config = {
+    ...graph.config,
+    architectures: [architectures[graph.modelType] ?? 'BertForSequenceClassification'],
+    model_type: graph.modelType,
+    num_labels: labels.length,
+    id2label: Object.fromEntries(labels.map((label, i) => [String(i), label])),
+    label2id: Object.fromEntries(labels.map((label, i) => [label, i])),
+    problem_type: 'single_label_classification',
+  };
+  return `${JSON.stringify(config, null, 2)}\n`;
+}
