@@ -36,8 +36,9 @@ module.exports = {
     below('workflow', ['cli']),
   ],
   options: {
-    doNotFollow: { path: 'node_modules' },
-    exclude: { path: '(^|/)dist/' },
+    // `@fewtune/engine` resolves to packages/engine/dist: a leaf whose path still tells the package, so rules match it.
+    doNotFollow: { path: '(^|/)(node_modules|dist)/' },
+    exclude: { path: '^(bench|examples)/dist/' },
     tsPreCompilationDeps: true,
     tsConfig: { fileName: 'tsconfig.base.json' },
     enhancedResolveOptions: { exportsFields: ['exports'], conditionNames: ['import', 'types', 'default'] },
