@@ -1,0 +1,54 @@
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { type Benchmark, say } from '../lib/bench.js';
+import { runNode } from '../lib/child.js';
+import { repository } from '../lib/paths.js';
+import { row } from '../lib/report.js';
+
+/** Wall time of what a newcomer runs first, with no cached features. */
+export const quickstart: Benchmark = {
+  name: 'quickstart',
+  about: 'seconds of the quickstart, and of `train --method prototype` on its sample',
+  async run({ quick }) {
+    const folder = mkdtempSync(path.join(tmpdir(), 'fewtune-bench-'));
+    try {
+      const train = path.join(repository, 'examples/data/banking77/train.csv');
+      const cli = path.join(repository, 'packages/fewtune/dist/cli/main.js');
+      const fresh = (name: string) => ({ XDG_CACHE_HOME: path.join(folder, name) });
+      say('train --method prototype on the sample');
+      const prototype = await runNode(
+        [cli, 'train', train, '--method', 'prototype', '--out', path.join(folder, 'prototype'), '--json'],
+        fresh('prototype-cache'),
+      );
+      const rows = [
+        row({
+          what: 'train --method prototype, sample of Banking77',
+          ours: prototype.seconds,
+          unit: 's',
+          target: '<= 10',
+          note: 'whole command, process start and saving included',
+        }),
+      ];
+      if (!quick) {
+        say('the quickstart');
+        const whole = await runNode(
+          [path.join(repository, 'examples/dist/quickstart.js'), '--out', path.join(folder, 'quickstart')],
+          fresh('quickstart-cache'),
+        );
+        rows.push(
+          row({
+            what: 'npm run quickstart, after install and build',
+            ours: whole.seconds,
+            unit: 's',
+            target: '<= 150',
+          }),
+          row({ what: 'quickstart: peak memory', ours: whole.peakBytes / 1e9, unit: 'GB', target: null }),
+        );
+      }
+      return { rows, seeds: [] };
+    } finally {
+      rmSync(folder, { recursive: true, force: true });
+    }
+  },
+};
