@@ -16,17 +16,21 @@ export interface Finished {
  * Runs a Node program to its end in a process of its own; its stderr is ours.
  *
  * @param args  the program and its arguments
- * @param env   added to the environment
+ * @param options.env  added to the environment
+ * @param options.cwd  where it runs; the repository's root when left out
  * @throws when it ends with another code than 0
  */
-export async function runNode(args: readonly string[], env: Record<string, string> = {}): Promise<Finished> {
+export async function runNode(
+  args: readonly string[],
+  { env = {}, cwd = repository }: { env?: Readonly<Record<string, string>>; cwd?: string } = {},
+): Promise<Finished> {
   const folder = mkdtempSync(path.join(tmpdir(), 'fewtune-bench-'));
   const peakFile = path.join(folder, 'peak');
   const preload = pathToFileURL(path.join(compiled, 'lib/peak-preload.js')).href;
   try {
     const began = performance.now();
     const child = spawn(process.execPath, ['--import', preload, ...args], {
-      cwd: repository,
+      cwd,
       stdio: ['ignore', 'pipe', 'inherit'],
       env: { ...process.env, FEWTUNE_BENCH_PEAK: peakFile, ...env },
     });

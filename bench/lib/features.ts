@@ -1,5 +1,7 @@
 import { type Encoder, SentenceEmbedder } from '@fewtune/models';
-import type { FeatureSource } from 'fewtune';
+import type { FitContext } from 'fewtune';
+
+type FeatureSource = Awaited<ReturnType<FitContext['features']>>;
 
 /** Sentence features in memory only, so that a timed fit pays for every sentence it looks at. */
 export class MemoryFeatures implements FeatureSource {

@@ -1,4 +1,4 @@
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { type Benchmark, say } from '../lib/bench.js';
@@ -13,13 +13,21 @@ export const quickstart: Benchmark = {
   async run({ quick }) {
     const folder = mkdtempSync(path.join(tmpdir(), 'fewtune-bench-'));
     try {
-      const train = path.join(repository, 'examples/data/banking77/train.csv');
+      const [train, test] = ['train_5.csv', 'test_10.csv'].map((name) =>
+        path.join(repository, 'examples/data/banking77', name),
+      ) as [string, string];
+      const columns = ['--text', 'text', '--label', 'category', '--test', test];
       const cli = path.join(repository, 'packages/fewtune/dist/cli/main.js');
-      const fresh = (name: string) => ({ XDG_CACHE_HOME: path.join(folder, name) });
+      // Each in an empty folder with an empty cache: nothing is known from an earlier run.
+      const fresh = (name: string) => {
+        const cwd = path.join(folder, name);
+        mkdirSync(cwd);
+        return { cwd, env: { XDG_CACHE_HOME: path.join(cwd, 'cache') } };
+      };
       say('train --method prototype on the sample');
       const prototype = await runNode(
-        [cli, 'train', train, '--method', 'prototype', '--out', path.join(folder, 'prototype'), '--json'],
-        fresh('prototype-cache'),
+        [cli, 'train', train, ...columns, '--method', 'prototype', '--out', 'model', '--json'],
+        fresh('prototype'),
       );
       const rows = [
         row({
@@ -32,10 +40,7 @@ export const quickstart: Benchmark = {
       ];
       if (!quick) {
         say('the quickstart');
-        const whole = await runNode(
-          [path.join(repository, 'examples/dist/quickstart.js'), '--out', path.join(folder, 'quickstart')],
-          fresh('quickstart-cache'),
-        );
+        const whole = await runNode([path.join(repository, 'examples/dist/quickstart.js')], fresh('quickstart'));
         rows.push(
           row({
             what: 'npm run quickstart, after install and build',
