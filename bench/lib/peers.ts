@@ -19,7 +19,7 @@ function startPeer(python: string, script: string, args: readonly string[]): Chi
   const threads = String(availableParallelism());
   return spawn(python, [path.join(repository, 'bench/peers', script), ...args], {
     stdio: ['pipe', 'pipe', 'inherit'],
-    env: { ...process.env, HF_HUB_OFFLINE: '1', TOKENIZERS_PARALLELISM: 'false', OMP_NUM_THREADS: threads },
+    env: { ...process.env, HF_HUB_OFFLINE: '1', OMP_NUM_THREADS: threads },
   });
 }
 
