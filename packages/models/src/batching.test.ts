@@ -30,7 +30,9 @@ test('sentences of common lengths leave almost no padding', () => {
   // Lengths like Banking77's: most near 13, a tail to 90.
   const sizes = Array.from({ length: 3000 }, (_, i) => 6 + Math.floor(8 * -Math.log(1 - (i + 0.5) / 3000)));
   const ids = sizes.map((length) => new Array<number>(length).fill(0));
-  const padded = lengthBatches(ids, { tokensPerBatch: 2048 }).map((b) => b.length * Math.max(...b.map((i) => sizes[i]!)));
+  const padded = lengthBatches(ids, { tokensPerBatch: 2048 }).map(
+    (b) => b.length * Math.max(...b.map((i) => sizes[i]!)),
+  );
   const real = sizes.reduce((a, b) => a + b, 0);
   expect(real / padded.reduce((a, b) => a + b, 0)).toBeGreaterThan(0.95);
 });

@@ -1,11 +1,11 @@
 import { readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { HostTensor } from '@fewtune/engine';
-import { dequantizeRows } from './quantized-rows.js';
 import { type Encoder, fingerprint } from './encoder.js';
 import { readEncoderConfig } from './encoder-config.js';
 import { ModelError, throwIfAborted } from './errors.js';
 import type { Pooling } from './pooling.js';
+import { dequantizeRows } from './quantized-rows.js';
 import { readSafetensors } from './safetensors.js';
 import { createTokenizer, type Tokenizer } from './tokenizer.js';
 import { isEncoderWeight, nameInEncoder, widenFloat16 } from './weight-names.js';

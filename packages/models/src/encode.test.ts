@@ -62,10 +62,10 @@ describe.each(['bert', 'roberta', 'mpnet', 'distilbert'])('%s', (type) => {
       data: (t.data as BigInt64Array).slice(last * 9, last * 9 + 2),
     });
     const { inputIds, attentionMask } = model.inputs;
-    const alone = await run(
-      { ...model, inputs: { inputIds: cut(inputIds), attentionMask: cut(attentionMask) } },
-      ['batch', 'seq'],
-    );
+    const alone = await run({ ...model, inputs: { inputIds: cut(inputIds), attentionMask: cut(attentionMask) } }, [
+      'batch',
+      'seq',
+    ]);
     const width = model.expected.length / 27;
     const padded = model.expected.slice(last * 9 * width, (last * 9 + 2) * width);
     expect(largestDifference(alone, padded)).toBeLessThan(1e-5);
@@ -86,7 +86,7 @@ test('the linear hook sees every linear layer by its name in the checkpoint, and
 
 test('a missing weight is named', async () => {
   const model = await tiny('bert');
-  const { ['encoder.layer.1.output.dense.weight']: _, ...weights } = model.weights;
+  const { 'encoder.layer.1.output.dense.weight': _, ...weights } = model.weights;
   await expect(run({ ...model, weights }, ['batch', 'seq'])).rejects.toMatchObject({
     code: 'ENCODER_INCOMPLETE',
     message: expect.stringContaining('"encoder.layer.1.output.dense.weight"'),

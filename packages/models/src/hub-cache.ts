@@ -1,6 +1,6 @@
+import { readFile, stat } from 'node:fs/promises';
 import { homedir } from 'node:os';
 import { join } from 'node:path';
-import { readFile, stat } from 'node:fs/promises';
 
 /** What the Hub's environment variables say; they mean what they mean to Python's `huggingface_hub`. */
 export interface HubEnvironment {
@@ -12,8 +12,7 @@ export interface HubEnvironment {
 
 /** HF_HUB_CACHE, HF_HOME, HF_ENDPOINT, HF_HUB_OFFLINE, HF_TOKEN; read at each call, so that tests and users can set them. */
 export function hubEnvironment(environment: NodeJS.ProcessEnv = process.env): HubEnvironment {
-  const home =
-    environment.HF_HOME ?? join(environment.XDG_CACHE_HOME ?? join(homedir(), '.cache'), 'huggingface');
+  const home = environment.HF_HOME ?? join(environment.XDG_CACHE_HOME ?? join(homedir(), '.cache'), 'huggingface');
   return {
     cacheDir: environment.HF_HUB_CACHE ?? environment.HUGGINGFACE_HUB_CACHE ?? join(home, 'hub'),
     endpoint: (environment.HF_ENDPOINT ?? 'https://huggingface.co').replace(/\/+$/, ''),

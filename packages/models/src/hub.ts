@@ -8,7 +8,14 @@ import type { ReadableStream } from 'node:stream/web';
 import { downloadFile, HubApiError, modelInfo, type PathInfo, pathsInfo } from '@huggingface/hub';
 import { pickleError, pickleFiles, shardsOf, smallFiles, weightFiles, weightIndex } from './checkpoint-folder.js';
 import { ModelError, throwIfAborted } from './errors.js';
-import { type CachedRepository, cachedCommit, cachedRepository, exists, hubEnvironment, isCommit } from './hub-cache.js';
+import {
+  type CachedRepository,
+  cachedCommit,
+  cachedRepository,
+  exists,
+  hubEnvironment,
+  isCommit,
+} from './hub-cache.js';
 
 export interface DownloadProgress {
   readonly file: string;
@@ -49,10 +56,13 @@ export async function fetchFromHub(
   options: HubOptions = {},
 ): Promise<{ folder: string; revision: string }> {
   const { cacheDir, endpoint, offline, token } = hubEnvironment();
-  const { signal } = options;
+  const { signal, revision = 'main' } = options;
+  if (!/^\w[\w.-]*(\/\w[\w.-]*)*$/.test(revision)) {
+    throw new ModelError('ENCODER_NOT_FOUND', `"${revision}" is no revision: name a branch, a tag or a commit`);
+  }
   const request: Request = {
     repository,
-    revision: options.revision ?? 'main',
+    revision,
     cache: cachedRepository(options.cacheDir ?? cacheDir, repository),
     endpoint,
     options,
@@ -73,7 +83,12 @@ export async function fetchFromHub(
     throwIfAborted(signal);
     if (error instanceof ModelError) throw error;
     if (error instanceof HubApiError) throw apiError(request, error);
-    if (!isNetworkError(error)) throw error;
+    if (!isNetworkError(error)) {
+      const why = error instanceof Error ? error.message : String(error);
+      throw new ModelError('HUB_FAILED', `${repository} cannot be fetched (check HF_ENDPOINT and HF_TOKEN): ${why}`, {
+        cause: error,
+      });
+    }
     const cached = await fromCache(request);
     if (cached) return cached;
     throw offlineError(request, `${endpoint} could not be reached`, error);
@@ -111,7 +126,8 @@ async function downloadFiles(request: Request, commit: string, files: readonly s
   const infos = await pathsInfo({ ...access, repo: repository, paths: missing, revision: commit });
   for (const file of missing) {
     const info = infos.find(({ path }) => path === file);
-    if (!info) throw new ModelError('HUB_FAILED', `${request.endpoint} lists ${file} in ${repository} but has no entry for it`);
+    if (!info)
+      throw new ModelError('HUB_FAILED', `${request.endpoint} lists ${file} in ${repository} but has no entry for it`);
     await downloadOne(request, commit, info);
   }
 }
@@ -186,9 +202,10 @@ async function writeBeside(path: string, text: string): Promise<void> {
   await rename(`${path}.${process.pid}.tmp`, path);
 }
 
-/** `fetch` says TypeError when no answer came. */
+/** When no answer came, `fetch` throws a TypeError that has the socket's error as its cause. */
 function isNetworkError(error: unknown): boolean {
-  return error instanceof TypeError || (error as NodeJS.ErrnoException)?.code === 'ECONNRESET';
+  const { cause, code } = error as { cause?: { code?: unknown }; code?: unknown };
+  return (error instanceof TypeError && cause?.code !== undefined) || code === 'ECONNRESET';
 }
 
 function offlineError({ repository, revision, cache }: Request, why: string, cause?: unknown): ModelError {

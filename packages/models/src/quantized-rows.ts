@@ -86,6 +86,7 @@ function isScale(name: string, tensors: Readonly<Record<string, HostTensor>>): b
 }
 
 function matrixShape(shape: readonly number[]): [number, number] {
-  if (shape.length !== 2) throw new ModelError('ENCODER_UNSUPPORTED', `int8 rows need a matrix, got [${shape.join(', ')}]`);
+  if (shape.length !== 2)
+    throw new ModelError('ENCODER_UNSUPPORTED', `int8 rows need a matrix, got [${shape.join(', ')}]`);
   return [shape[0]!, shape[1]!];
 }

@@ -20,14 +20,14 @@ const kinds = [
 ] as const;
 
 /** Random bytes seen through each dtype, NaN patterns of floats included. */
-const tensor = fc.tuple(fc.constantFrom(...kinds), shape, fc.infiniteStream(fc.nat(255))).map(
-  ([[dtype, type], sizes, bytes]): HostTensor => {
+const tensor = fc
+  .tuple(fc.constantFrom(...kinds), shape, fc.infiniteStream(fc.nat(255)))
+  .map(([[dtype, type], sizes, bytes]): HostTensor => {
     const data = new type(sizes.reduce((a, b) => a * b, 1));
     const raw = new Uint8Array(data.buffer);
     for (let i = 0; i < raw.length; i++) raw[i] = dtype === 'bool' ? bytes.next().value & 1 : bytes.next().value;
     return { dtype, shape: sizes, data };
-  },
-);
+  });
 const name = fc.oneof(fc.string({ minLength: 1 }), fc.constantFrom('__proto__', 'constructor', 'ä.weight'));
 const tensors = fc.array(fc.tuple(name, tensor), { maxLength: 6 }).map((pairs) => {
   const record: Record<string, HostTensor> = Object.create(null);

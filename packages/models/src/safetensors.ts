@@ -46,7 +46,10 @@ export function parseSafetensors(bytes: Uint8Array, source = 'the buffer'): Safe
  * @param keep which tensors to read; all when left out
  * @throws ModelError SAFETENSORS_INVALID, SAFETENSORS_UNSUPPORTED
  */
-export async function readSafetensors(path: string, keep: (name: string) => boolean = () => true): Promise<Safetensors> {
+export async function readSafetensors(
+  path: string,
+  keep: (name: string) => boolean = () => true,
+): Promise<Safetensors> {
   const file = await open(path, 'r');
   try {
     const { size } = await file.stat();

@@ -57,7 +57,8 @@ export function createTokenizer(
   return {
     files: {
       'tokenizer.json': files['tokenizer.json']!,
-      'tokenizer_config.json': config === stated ? files['tokenizer_config.json']! : `${JSON.stringify(config, null, 2)}\n`,
+      'tokenizer_config.json':
+        config === stated ? files['tokenizer_config.json']! : `${JSON.stringify(config, null, 2)}\n`,
     },
     padId: padTokenId(inner, json, config),
     maxLength,
@@ -149,11 +150,7 @@ function completeConfig(
 }
 
 /** The id of the padding token: by its name in the config, then by tokenizer.json's own padding, then by custom. */
-function padTokenId(
-  inner: HubTokenizer,
-  json: Record<string, unknown>,
-  config: Record<string, unknown>,
-): number {
+function padTokenId(inner: HubTokenizer, json: Record<string, unknown>, config: Record<string, unknown>): number {
   const stated = config.pad_token;
   const named = typeof stated === 'string' ? stated : (stated as { content?: string } | null | undefined)?.content;
   const padding = json.padding as { pad_id?: number } | null | undefined;
