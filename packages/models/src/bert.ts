@@ -5,7 +5,7 @@ import {
   type LayerNames,
   maskBias,
   norm,
-  transformerLayer,
+  transformerLayers,
   weightOf,
 } from './transformer-layer.js';
 
@@ -17,11 +17,8 @@ import {
 export function bert(backbone: Backbone, { inputIds, attentionMask }: EncoderInputs): Tensor {
   const [, seq] = inputIds.shape as [Dim, Dim];
   const bias = maskBias(attentionMask);
-  let x = bertEmbeddings(backbone, inputIds, arange(seq));
-  for (let layer = 0; layer < backbone.config.layers; layer++) {
-    x = transformerLayer(backbone, x, bias, bertLayerNames(layer));
-  }
-  return x;
+  const x = bertEmbeddings(backbone, inputIds, arange(seq));
+  return transformerLayers(backbone, x, bias, bertLayerNames);
 }
 
 /**

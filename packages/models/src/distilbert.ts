@@ -5,7 +5,7 @@ import {
   type LayerNames,
   maskBias,
   norm,
-  transformerLayer,
+  transformerLayers,
   weightOf,
 } from './transformer-layer.js';
 
@@ -15,14 +15,13 @@ import {
  * @returns [batch, seq, hidden]
  */
 export function distilbert(backbone: Backbone, { inputIds, attentionMask }: EncoderInputs): Tensor {
-  const { weights, config } = backbone;
+  const { weights } = backbone;
   const [, seq] = inputIds.shape as [Dim, Dim];
   const words = gather(weightOf(weights, 'embeddings.word_embeddings.weight'), inputIds); // [batch, seq, hidden]
   const places = gather(weightOf(weights, 'embeddings.position_embeddings.weight'), arange(seq)); // [seq, hidden]
   const bias = maskBias(attentionMask);
-  let x = norm(backbone, add(words, places), 'embeddings.LayerNorm');
-  for (let layer = 0; layer < config.layers; layer++) x = transformerLayer(backbone, x, bias, distilbertLayerNames(layer));
-  return x;
+  const x = norm(backbone, add(words, places), 'embeddings.LayerNorm');
+  return transformerLayers(backbone, x, bias, distilbertLayerNames);
 }
 
 function distilbertLayerNames(layer: number): LayerNames {

@@ -4,7 +4,7 @@ import { distilbert } from './distilbert.js';
 import { type ModelType, readEncoderConfig } from './encoder-config.js';
 import { mpnet } from './mpnet.js';
 import { roberta } from './roberta.js';
-import { type Backbone, type EncoderInputs, type LinearFn, plainLinear } from './transformer-layer.js';
+import { type Backbone, type EncoderInputs, type LinearFn, type Packing, plainLinear } from './transformer-layer.js';
 
 const backbones: Record<ModelType, (backbone: Backbone, inputs: EncoderInputs) => Tensor> = {
   bert,
@@ -20,6 +20,7 @@ const backbones: Record<ModelType, (backbone: Backbone, inputs: EncoderInputs) =
  * @param config  the Hub's config.json
  * @param weights traced tensors under their Hub names; constants, parameters, or anything computed from them
  * @param options.linear replaces every linear layer, e.g. by one with an adapter
+ * @param options.packing lays hidden states out without padding between the embeddings and the result
  * @returns [batch, seq, hidden]
  * @throws ModelError ENCODER_UNSUPPORTED, ENCODER_INCOMPLETE
  */
@@ -27,8 +28,11 @@ export function encode(
   config: Readonly<Record<string, unknown>>,
   weights: Readonly<Record<string, Tensor>>,
   inputs: EncoderInputs,
-  options: { linear?: LinearFn } = {},
+  options: { linear?: LinearFn; packing?: Packing } = {},
 ): Tensor {
   const read = readEncoderConfig(config);
-  return backbones[read.modelType]({ config: read, weights, linear: options.linear ?? plainLinear }, inputs);
+  return backbones[read.modelType](
+    { config: read, weights, linear: options.linear ?? plainLinear, packing: options.packing },
+    inputs,
+  );
 }

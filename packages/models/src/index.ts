@@ -6,6 +6,7 @@ export { type EncoderConfig, type ModelType, readEncoderConfig } from './encoder
 export { ModelError, type ModelErrorCode, modelErrorCodes } from './errors.js';
 export type { DownloadProgress, HubOptions } from './hub.js';
 export { embeddedEncoderId, loadEncoder } from './load-encoder.js';
+export { type PackedInputs, packBatch, packedSpecs, packingOf } from './packing.js';
 export { type Pooling, pool } from './pooling.js';
 export { dequantizeRows, quantizeRows } from './quantized-rows.js';
 export {
@@ -16,4 +17,4 @@ export {
   writeSafetensors,
 } from './safetensors.js';
 export { createTokenizer, type Tokenizer, type TokenizerFile } from './tokenizer.js';
-export { type EncoderInputs, type LinearFn, plainLinear } from './transformer-layer.js';
+export { type EncoderInputs, type LinearFn, type Packing, plainLinear } from './transformer-layer.js';

@@ -1,4 +1,16 @@
-import { add, arange, constant, type Dim, gather, maximum, minimum, reshape, sub, type Tensor, transpose } from '@fewtune/engine';
+import {
+  add,
+  arange,
+  constant,
+  type Dim,
+  gather,
+  maximum,
+  minimum,
+  reshape,
+  sub,
+  type Tensor,
+  transpose,
+} from '@fewtune/engine';
 import { positionsFromPad } from './roberta.js';
 import {
   type Backbone,
@@ -6,7 +18,7 @@ import {
   type LayerNames,
   maskBias,
   norm,
-  transformerLayer,
+  transformerLayers,
   weightOf,
 } from './transformer-layer.js';
 
@@ -27,9 +39,8 @@ export function mpnet(backbone: Backbone, { inputIds, attentionMask }: EncoderIn
   const places = gather(weightOf(weights, 'embeddings.position_embeddings.weight'), positions);
   const table = weightOf(weights, 'encoder.relative_attention_bias.weight'); // [buckets, heads]
   const bias = add(maskBias(attentionMask), relativeBias(table, seq)); // [batch, heads, seq, seq]
-  let x = norm(backbone, add(words, places), 'embeddings.LayerNorm');
-  for (let layer = 0; layer < config.layers; layer++) x = transformerLayer(backbone, x, bias, mpnetLayerNames(layer));
-  return x;
+  const x = norm(backbone, add(words, places), 'embeddings.LayerNorm');
+  return transformerLayers(backbone, x, bias, mpnetLayerNames);
 }
 
 /** Bias of a key at distance `key - query`. @returns [heads, seq, seq] */

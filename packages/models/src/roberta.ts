@@ -1,6 +1,6 @@
 import { add, cumSum, mul, type Tensor } from '@fewtune/engine';
 import { bertEmbeddings, bertLayerNames } from './bert.js';
-import { type Backbone, type EncoderInputs, maskBias, transformerLayer } from './transformer-layer.js';
+import { type Backbone, type EncoderInputs, maskBias, transformerLayers } from './transformer-layer.js';
 
 /**
  * RoBERTa: Liu et al. 2019, arXiv:1907.11692; also XLM-R and CamemBERT. BERT with positions counted from
@@ -10,11 +10,8 @@ import { type Backbone, type EncoderInputs, maskBias, transformerLayer } from '.
  */
 export function roberta(backbone: Backbone, { inputIds, attentionMask }: EncoderInputs): Tensor {
   const bias = maskBias(attentionMask);
-  let x = bertEmbeddings(backbone, inputIds, positionsFromPad(attentionMask, backbone.config.padId));
-  for (let layer = 0; layer < backbone.config.layers; layer++) {
-    x = transformerLayer(backbone, x, bias, bertLayerNames(layer));
-  }
-  return x;
+  const x = bertEmbeddings(backbone, inputIds, positionsFromPad(attentionMask, backbone.config.padId));
+  return transformerLayers(backbone, x, bias, bertLayerNames);
 }
 
 /** padId on padding, padId + 1, padId + 2, … on real tokens. @returns int64 [batch, seq] */

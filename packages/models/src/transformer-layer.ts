@@ -39,6 +39,14 @@ export interface Backbone {
   readonly config: EncoderConfig;
   readonly weights: Readonly<Record<string, Tensor>>;
   readonly linear: LinearFn;
+  /** Rows and columns of a batch; hidden states are laid out as [batch, seq, hidden] unless they are packed. */
+  readonly packing?: Packing;
+}
+
+/** How packed hidden states [tokens, hidden] become a padded batch for attention, and back. See `packing.ts`. */
+export interface Packing {
+  toBatch(x: Tensor): Tensor;
+  toTokens(x: Tensor): Tensor;
 }
 
 /** The modules of one post-norm transformer layer, by their names in the checkpoint. */
@@ -69,16 +77,41 @@ export function transformerLayer(backbone: Backbone, x: Tensor, scoreBias: Tenso
 
 /** softmax(Q Kᵀ / √d + bias) V, heads side by side, then the output projection. */
 function selfAttention(backbone: Backbone, x: Tensor, scoreBias: Tensor, names: LayerNames): Tensor {
+  const { packing } = backbone;
   const { heads, hidden } = backbone.config;
   const width = hidden / heads;
-  const [batch, seq] = x.shape as [Dim, Dim, Dim];
-  const split = (name: string): Tensor =>
-    transpose(reshape(dense(backbone, x, name), [batch, seq, heads, width]), [0, 2, 1, 3]); // [batch, heads, seq, width]
-  const query = mul(split(names.query), 1 / Math.sqrt(width));
-  const scores = matMul(query, split(names.key), { transposeB: true }); // [batch, heads, seq, seq]
+  const split = (name: string): Tensor => {
+    const flat = dense(backbone, x, name);
+    const padded = packing ? packing.toBatch(flat) : flat; // [batch, seq, hidden]
+    const [batch, seq] = padded.shape as [Dim, Dim, Dim];
+    return transpose(reshape(padded, [batch, seq, heads, width]), [0, 2, 1, 3]); // [batch, heads, seq, width]
+  };
+  const alpha = 1 / Math.sqrt(width);
+  const scores = matMul(split(names.query), split(names.key), { transposeB: true, alpha }); // [batch, heads, seq, seq]
   const context = matMul(softmax(add(scores, scoreBias)), split(names.value)); // [batch, heads, seq, width]
+  const [batch, , seq] = context.shape as [Dim, Dim, Dim, Dim];
   const merged = reshape(transpose(context, [0, 2, 1, 3]), [batch, seq, hidden]);
-  return dense(backbone, merged, names.attentionOutput);
+  return dense(backbone, packing ? packing.toTokens(merged) : merged, names.attentionOutput);
+}
+
+/**
+ * All layers, on packed tokens if there is a packing.
+ *
+ * @param x     [batch, seq, hidden]
+ * @param names the modules of a layer, from 0
+ */
+export function transformerLayers(
+  backbone: Backbone,
+  x: Tensor,
+  scoreBias: Tensor,
+  names: (layer: number) => LayerNames,
+): Tensor {
+  const { packing, config } = backbone;
+  let state = packing ? packing.toTokens(x) : x;
+  for (let layer = 0; layer < config.layers; layer++) {
+    state = transformerLayer(backbone, state, scoreBias, names(layer));
+  }
+  return packing ? packing.toBatch(state) : state;
 }
 
 /** 0 on real tokens, so low on padding that its weight underflows to exactly 0. @returns [batch, 1, 1, seq] */
