@@ -37,7 +37,7 @@ export {
 } from './ops/compare.js';
 export { stopGradient } from './ops/control.js';
 export { abs, cos, erf, exp, gelu, log, pow, relu, sigmoid, sign, sin, sqrt, tanh } from './ops/elementwise.js';
-export { arange, concat, cumSum, gather, oneHot, pad, scatterAdd, slice } from './ops/indexing.js';
+export { arange, concat, cumSum, gather, moveRows, oneHot, pad, scatterAdd, slice } from './ops/indexing.js';
 export { crossEntropy } from './ops/losses.js';
 export { linear, type MatMulOptions, matMul } from './ops/matmul.js';
 export { l2Normalize, layerNorm, logSoftmax, softmax } from './ops/normalize.js';

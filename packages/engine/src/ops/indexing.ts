@@ -5,9 +5,10 @@ import type { DType } from '../host-tensor.js';
 import { hostTensor } from '../host-tensor.js';
 import type { Attributes, Op, Tensor } from '../tensor.js';
 import { apply, requireDtype } from '../tensor.js';
+import { mul } from './arithmetic.js';
 import { normalizeAxis } from './broadcast.js';
 import { cast, equal } from './compare.js';
-import { unsqueeze } from './shape.js';
+import { reshape, unsqueeze } from './shape.js';
 
 const sliceOp: Op = {
   name: 'Slice',
@@ -121,6 +122,32 @@ const gatherOp: Op = {
 export function gather(table: Tensor, indices: Tensor): Tensor {
   requireDtype('gather', indices, 'int64', 'int32');
   return apply(gatherOp, [table, indices]);
+}
+
+const moveRowsOp: Op = {
+  name: 'MoveRows',
+  shape: ([table, indices]) => ({ dtype: table!.dtype, shape: [...indices!.shape, ...table!.shape.slice(1)] }),
+  emit: (context, _, [table, indices]) => context.node('Gather', [table!, indices!], { axis: 0 }),
+  vjp: ([table, indices, inverse, live], dy) => {
+    const row = table!.shape.slice(1);
+    const back = moveRows(reshape(dy, [-1, ...row]), inverse!, indices!);
+    const shown = live ? mul(back, reshape(live, [...live.shape, ...row.map(() => 1)])) : back;
+    return [reshape(shown, table!.shape), undefined, undefined, undefined];
+  },
+};
+
+/**
+ * Rows of a table in another order, when the way back is known: the gradient is then a gather as well, far cheaper
+ * than adding into zeros. It is meant for packing (padding out) and unpacking (padding in) of batches.
+ *
+ * @param table   [rows, ...]
+ * @param indices int64 [...]; places of the result that stand for padding may repeat any row, if nothing reads them
+ * @param inverse int64, as many as rows: the place of each row in the flattened result
+ * @param live    float, shaped as `inverse`: 0 where the row has no place in the result, so that its gradient is 0
+ */
+export function moveRows(table: Tensor, indices: Tensor, inverse: Tensor, live?: Tensor): Tensor {
+  requireDtype('moveRows', indices, 'int64');
+  return apply(moveRowsOp, live ? [table, indices, inverse, live] : [table, indices, inverse]);
 }
 
 const scatterAddOp: Op = {

@@ -92,7 +92,11 @@ const layerNormOp: Op = {
  * @param bias  [n]
  */
 export function layerNorm(x: Tensor, scale: Tensor, bias: Tensor, epsilon = 1e-5): Tensor {
-  return applyAll(layerNormOp, [x, scale, bias], { epsilon })[0]!;
+  // ONNX's operator keeps its statistics in float32: other precisions are written out.
+  if (x.dtype === 'float32') return applyAll(layerNormOp, [x, scale, bias], { epsilon })[0]!;
+  const centred = sub(x, mean(x, { axes: [-1], keepDims: true }));
+  const variance = mean(mul(centred, centred), { axes: [-1], keepDims: true });
+  return add(mul(div(centred, sqrt(add(variance, epsilon))), scale), bias);
 }
 
 /** Rows scaled to length 1: x / max(‖x‖₂, epsilon) over the last axis. */

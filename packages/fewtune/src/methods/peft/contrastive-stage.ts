@@ -1,0 +1,112 @@
+import {
+  adamW,
+  type HostTensor,
+  hostTensor,
+  l2Normalize,
+  linearDecay,
+  type Named,
+  type Tensor,
+  trainStep,
+} from '@fewtune/engine';
+import { type Encoder, encode, type LinearFn, packBatch, packedSpecs, packingOf, pool } from '@fewtune/models';
+import type { Random } from '../../data/random.js';
+import { FewtuneError, throwIfAborted } from '../../errors.js';
+import { classBatches } from './class-batches.js';
+import { supervisedContrastive } from './supervised-contrastive.js';
+
+export interface ContrastiveOptions {
+  readonly steps: number;
+  readonly classesPerBatch: number;
+  readonly perClass: number;
+  readonly lr: number;
+  /** τ of the loss. */
+  readonly temperature: number;
+  readonly weightDecay: number;
+  /** Share of the steps in which the rate rises. */
+  readonly warmup: number;
+  readonly clipNorm: number;
+}
+
+/** What is trained, what is not, and the layer that joins them. */
+export interface Trainable {
+  readonly params: Named<HostTensor>;
+  readonly frozen: Named<HostTensor>;
+  linear?(params: Named<Tensor>): LinearFn;
+}
+
+export interface StageContext {
+  readonly random: Random;
+  readonly threads?: number;
+  readonly signal?: AbortSignal;
+  onStep?(step: number, metrics: { loss: number; lr: number }): void;
+}
+
+/**
+ * Pulls sentences of one class together and others apart, with every positive of each batch at once. Batches are drawn
+ * as they are needed and run packed, without padding.
+ *
+ * @param ids token ids of each sentence
+ * @returns the trained weights
+ * @throws FewtuneError LOSS_NOT_FINITE, INTERRUPTED
+ */
+export async function contrastiveStage(
+  encoder: Pick<Encoder, 'config' | 'pooling'>,
+  trainable: Trainable,
+  ids: readonly (readonly number[])[],
+  labels: Int32Array,
+  padId: number,
+  options: ContrastiveOptions,
+  context: StageContext,
+): Promise<Record<string, HostTensor>> {
+  const { steps, lr, temperature, weightDecay, clipNorm } = options;
+  const step = await trainStep({
+    ...trainable,
+    batch: { ...packedSpecs, labels: { dtype: 'int64', shape: ['batch'] } } as const,
+    loss: (params, { frozen, batch }) => {
+      const hidden = encode(encoder.config, { ...frozen, ...params }, batch, {
+        linear: trainable.linear?.(params),
+        packing: packingOf(batch),
+      });
+      const z = l2Normalize(pool(hidden, batch.attentionMask, encoder.pooling));
+      return supervisedContrastive(z, batch.labels, temperature);
+    },
+    // Biases and norms do not decay, as is usual for transformers.
+    optimizer: adamW({ weightDecay, decays: (name) => !/bias$|LayerNorm|layer_norm/.test(name) }),
+    schedule: linearDecay({ lr, steps, warmup: Math.round(steps * options.warmup) }),
+    clipNorm,
+    threads: context.threads,
+  });
+  try {
+    const batches = classBatches(
+      labels,
+      { classes: options.classesPerBatch, perClass: options.perClass },
+      context.random,
+    );
+    for (let i = 0; i < steps; i++) {
+      throwIfAborted(context.signal);
+      const rows = batches.next().value as number[];
+      const metrics = await step.run({
+        ...packBatch(
+          rows.map((row) => ids[row]!),
+          padId,
+        ),
+        labels: hostTensor(
+          'int64',
+          [rows.length],
+          rows.map((row) => labels[row]!),
+        ),
+      });
+      if (!Number.isFinite(metrics.loss)) {
+        throw new FewtuneError(
+          'LOSS_NOT_FINITE',
+          `the loss became ${metrics.loss} in step ${i + 1} of ${steps} at learning rate ${metrics.lr.toPrecision(2)}; ` +
+            `try a lower rate than ${lr}, e.g. ${(lr / 10).toPrecision(1)}`,
+        );
+      }
+      context.onStep?.(i + 1, metrics);
+    }
+    return step.params();
+  } finally {
+    await step.dispose();
+  }
+}
