@@ -9,9 +9,17 @@ import { load } from '../src/artifact/load.js';
 import { completeFolder, packModel } from '../src/artifact/pack.js';
 import { meanOfWords, reportFor } from './hand-made.js';
 
-const words = Array.from({ length: 40 }, (_, i) => `word${String.fromCharCode(97 + (i % 26))}${String.fromCharCode(97 + Math.floor(i / 26))}`);
+const words = Array.from(
+  { length: 40 },
+  (_, i) => `word${String.fromCharCode(97 + (i % 26))}${String.fromCharCode(97 + Math.floor(i / 26))}`,
+);
 const labels = Array.from({ length: 20 }, (_, i) => (i === 3 ? '__proto__' : i === 4 ? 'constructor' : `class ${i}`));
-const texts = [`${words[0]} ${words[1]}`, `${words[5]}`, `${words[7]} unheard ${words[9]} ${words[30]} ${words[2]}`, 'Unheard'];
+const texts = [
+  `${words[0]} ${words[1]}`,
+  `${words[5]}`,
+  `${words[7]} unheard ${words[9]} ${words[30]} ${words[2]}`,
+  'Unheard',
+];
 
 let root: string;
 let folder: string;
@@ -112,15 +120,24 @@ describe('integrity', () => {
 
   test('a file cut short is found by its size', async () => {
     const copy = await copyWith('onnx/model.onnx', (bytes) => bytes.subarray(0, -1));
-    await expect(load(copy)).rejects.toMatchObject({ code: 'MODEL_CORRUPT', message: expect.stringContaining('onnx/model.onnx') });
+    await expect(load(copy)).rejects.toMatchObject({
+      code: 'MODEL_CORRUPT',
+      message: expect.stringContaining('onnx/model.onnx'),
+    });
   });
 
   test('a missing file, a link out of the folder and no folder at all are told apart', async () => {
     const copy = await copyWith('README.md', (bytes) => bytes);
     await rm(join(copy, 'README.md'));
-    await expect(load(copy)).rejects.toMatchObject({ code: 'MODEL_CORRUPT', message: expect.stringContaining('is missing') });
+    await expect(load(copy)).rejects.toMatchObject({
+      code: 'MODEL_CORRUPT',
+      message: expect.stringContaining('is missing'),
+    });
     await symlink(join(folder, 'README.md'), join(copy, 'README.md'));
-    await expect(load(copy)).rejects.toMatchObject({ code: 'MODEL_CORRUPT', message: expect.stringContaining('outside') });
+    await expect(load(copy)).rejects.toMatchObject({
+      code: 'MODEL_CORRUPT',
+      message: expect.stringContaining('outside'),
+    });
     await expect(load(join(root, 'nowhere'))).rejects.toMatchObject({ code: 'MODEL_NOT_FOUND' });
   });
 });

@@ -26,7 +26,10 @@ export async function load(folder: string, options: LoadOptions = {}): Promise<C
   const onnxFile = options.weights === 'quantized' ? 'onnx/model_quantized.onnx' : 'onnx/model.onnx';
   for (const needed of ['tokenizer.json', 'tokenizer_config.json', onnxFile]) {
     if (!files.has(needed)) {
-      throw new FewtuneError('MODEL_CORRUPT', `${join(folder, manifestFile)}: does not list ${needed}, which is needed. Train the model again.`);
+      throw new FewtuneError(
+        'MODEL_CORRUPT',
+        `${join(folder, manifestFile)}: does not list ${needed}, which is needed. Train the model again.`,
+      );
     }
   }
   const { files: _, ...report } = manifest;
@@ -91,5 +94,7 @@ function isInside(root: string, path: string): boolean {
 }
 
 function corrupt(file: string, what: string, cause?: unknown): FewtuneError {
-  return new FewtuneError('MODEL_CORRUPT', `${file}: ${what}. Restore it from a backup or train the model again.`, { cause });
+  return new FewtuneError('MODEL_CORRUPT', `${file}: ${what}. Restore it from a backup or train the model again.`, {
+    cause,
+  });
 }

@@ -45,9 +45,7 @@ export const adviceSchema = z.object({
   tried: z.array(adviceEntry),
   skipped: z.array(z.object({ method: z.string(), reason: z.string() })),
   /** By how much the winner was ahead of the best other method, on the rows that both predicted. */
-  margin: z
-    .object({ over: z.string(), difference: z.number(), interval, examples: z.number().int() })
-    .optional(),
+  margin: z.object({ over: z.string(), difference: z.number(), interval, examples: z.number().int() }).optional(),
 });
 export type Advice = z.infer<typeof adviceSchema>;
 
@@ -105,7 +103,9 @@ export function printManifest(manifest: Manifest): string {
 /** @throws FewtuneError MODEL_CORRUPT, MODEL_UNSUPPORTED; `file` names the manifest in messages. */
 export function parseManifest(text: string, file: string): Manifest {
   const corrupt = (what: string, cause?: unknown) =>
-    new FewtuneError('MODEL_CORRUPT', `${file}: ${what}. Restore the file from a backup or train the model again.`, { cause });
+    new FewtuneError('MODEL_CORRUPT', `${file}: ${what}. Restore the file from a backup or train the model again.`, {
+      cause,
+    });
   let raw: Record<string, unknown>;
   try {
     raw = JSON.parse(text);
@@ -124,7 +124,10 @@ export function parseManifest(text: string, file: string): Manifest {
   const { integrity, ...body } = raw;
   const parsed = manifestSchema.safeParse(body);
   if (!parsed.success) {
-    throw corrupt(`does not have the expected fields (${z.prettifyError(parsed.error).replaceAll('\n', ' ')})`, parsed.error);
+    throw corrupt(
+      `does not have the expected fields (${z.prettifyError(parsed.error).replaceAll('\n', ' ')})`,
+      parsed.error,
+    );
   }
   if (integrity !== sha256Of(JSON.stringify(body))) {
     throw corrupt('was changed after it was written (its own hash differs)');

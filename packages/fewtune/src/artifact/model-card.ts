@@ -56,7 +56,8 @@ Its confidence was calibrated on texts like the training examples and means litt
 }
 
 function frontMatter({ labels, encoder, metrics, trainingData, evaluatedOn }: Omit<Manifest, 'files'>): string {
-  const base = encoder !== undefined && /^[\w.-]+\/[\w.-]+$/.test(encoder.id) ? `base_model: ${JSON.stringify(encoder.id)}\n` : '';
+  const base =
+    encoder !== undefined && /^[\w.-]+\/[\w.-]+$/.test(encoder.id) ? `base_model: ${JSON.stringify(encoder.id)}\n` : '';
   return `---
 library_name: transformers.js
 pipeline_tag: text-classification

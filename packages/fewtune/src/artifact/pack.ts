@@ -15,7 +15,11 @@ const architectures: Readonly<Record<string, string>> = {
 };
 
 /** The files that make the classifier run: tokenizer, config.json and `onnx/model.onnx` with calibrated logits. */
-export function packModel(graph: ClassifierGraph, labels: readonly string[], temperature: number): Map<string, Uint8Array | string> {
+export function packModel(
+  graph: ClassifierGraph,
+  labels: readonly string[],
+  temperature: number,
+): Map<string, Uint8Array | string> {
   return new Map<string, Uint8Array | string>([
     ['config.json', configJson(graph, labels)],
     ...Object.entries(graph.tokenizer.files),

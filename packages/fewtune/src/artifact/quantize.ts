@@ -1,5 +1,12 @@
-import { type HostTensor, type OnnxModelProto, type OnnxNode, type OnnxTensor, readOnnx, writeOnnx } from '@fewtune/engine';
-import { quantizeRows } from '@fewtune/models';
+import {
+  type HostTensor,
+  hostTensor,
+  type OnnxModelProto,
+  type OnnxNode,
+  type OnnxTensor,
+  readOnnx,
+  writeOnnx,
+} from '@fewtune/engine';
 
 /** TensorProto.DataType */
 const float32 = 1;
@@ -43,7 +50,12 @@ export function quantizeOnnx(bytes: Uint8Array): Uint8Array {
       widen.push(node('DequantizeLinear', [`${name}_int8`, `${name}_scale`], name, { axis }));
     }
     if (lookups.length > 0) {
-      initializers.push({ name: `${name}_scale_column`, dims: [scales.shape[0]!, 1], dataType: float32, rawData: rawOf(scales) });
+      initializers.push({
+        name: `${name}_scale_column`,
+        dims: [scales.shape[0]!, 1],
+        dataType: float32,
+        rawData: rawOf(scales),
+      });
     }
     for (const lookup of lookups) {
       replaced.set(lookup, rowLookup(lookup, name));
@@ -115,25 +127,35 @@ function attributeOf(user: OnnxNode, name: string, fallback: number): number {
   return user.attribute?.find((attribute) => attribute.name === name)?.i ?? fallback;
 }
 
+/**
+ * Symmetric int8 per channel: w ≈ scale · q with scale = max |w| / 127, so that a matrix that once was int8 keeps its values.
+ *
+ * @returns values int8 [rows, cols], scales float32 [channels]
+ */
 function quantizeAlong(axis: 0 | 1, { dims, rawData }: OnnxTensor): { values: HostTensor; scales: HostTensor } {
   const [rows, cols] = dims as [number, number];
   const data = new Float32Array(rawData!.slice().buffer);
-  if (axis === 0) {
-    return quantizeRows({ dtype: 'float32', shape: [rows, cols], data });
-  }
-  const { values, scales } = quantizeRows({ dtype: 'float32', shape: [cols, rows], data: transposed(data, rows, cols) });
-  return { values: { dtype: 'int8', shape: [rows, cols], data: transposed(values.data as Int8Array, cols, rows) }, scales };
-}
-
-/** [rows, cols] → [cols, rows] */
-function transposed<T extends Float32Array | Int8Array>(data: T, rows: number, cols: number): T {
-  const result = new (data.constructor as new (length: number) => T)(data.length);
-  for (let r = 0; r < rows; r++) {
-    for (let c = 0; c < cols; c++) {
-      result[c * rows + r] = data[r * cols + c]!;
+  const scales = new Float32Array(axis === 0 ? rows : cols);
+  for (let r = 0, i = 0; r < rows; r++) {
+    for (let c = 0; c < cols; c++, i++) {
+      const channel = axis === 0 ? r : c;
+      scales[channel] = Math.max(scales[channel]!, Math.abs(data[i]!));
     }
   }
-  return result;
+  for (let channel = 0; channel < scales.length; channel++) {
+    scales[channel] = scales[channel] === 0 ? 1 : scales[channel]! / 127;
+  }
+  const values = new Int8Array(data.length);
+  for (let r = 0, i = 0; r < rows; r++) {
+    for (let c = 0; c < cols; c++, i++) {
+      const steps = data[i]! / scales[axis === 0 ? r : c]!;
+      values[i] = Math.max(-127, Math.min(127, Math.round(steps)));
+    }
+  }
+  return {
+    values: hostTensor('int8', [rows, cols], values),
+    scales: hostTensor('float32', [scales.length], scales),
+  };
 }
 
 function rawOf({ data }: HostTensor): Uint8Array {

@@ -25,7 +25,10 @@ export class ClassifierSession {
   }
 
   /** Needs `tokenizer.json`, `tokenizer_config.json` and the named ONNX file among `files`. */
-  static async open(files: ModelFiles, options: { onnxFile?: string; threads?: number } = {}): Promise<ClassifierSession> {
+  static async open(
+    files: ModelFiles,
+    options: { onnxFile?: string; threads?: number } = {},
+  ): Promise<ClassifierSession> {
     const { onnxFile = 'onnx/model.onnx', threads } = options;
     const tokenizer = createTokenizer({
       'tokenizer.json': text(files, 'tokenizer.json'),

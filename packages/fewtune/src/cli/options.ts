@@ -1,0 +1,37 @@
+import { InvalidArgumentError, Option } from 'commander';
+
+/** Option parsers name what was given and what would do; commander turns that into exit code 2. */
+export function integer(minimum: number) {
+  return (text: string): number => {
+    const value = Number(text);
+    if (text.trim() === '' || !Number.isSafeInteger(value) || value < minimum) {
+      throw new InvalidArgumentError(`Give a whole number, ${minimum} or more.`);
+    }
+    return value;
+  };
+}
+
+export function positive(text: string): number {
+  const value = Number(text);
+  if (text.trim() === '' || !Number.isFinite(value) || value <= 0) {
+    throw new InvalidArgumentError('Give a number above 0.');
+  }
+  return value;
+}
+
+/** `name=value`, repeatable; numbers and true/false are read as such. */
+export function assignment(text: string, previous: Record<string, unknown> = {}): Record<string, unknown> {
+  const at = text.indexOf('=');
+  if (at < 1) {
+    throw new InvalidArgumentError('Give name=value, for instance learningRate=1e-4.');
+  }
+  const raw = text.slice(at + 1);
+  const value =
+    raw === 'true' ? true : raw === 'false' ? false : raw !== '' && Number.isFinite(Number(raw)) ? Number(raw) : raw;
+  return { ...previous, [text.slice(0, at)]: value };
+}
+
+export const jsonOption = () => new Option('--json', 'print exactly one JSON document on stdout');
+export const threadsOption = () => new Option('--threads <n>', 'CPU threads').argParser(integer(1));
+export const textOption = () => new Option('--text <column>', 'column with the texts');
+export const labelOption = () => new Option('--label <column>', 'column with the labels');

@@ -1,0 +1,101 @@
+import { Command } from 'commander';
+import type { Prediction } from '../artifact/classifier.js';
+import { load } from '../artifact/load.js';
+import { readTexts } from '../data/read-table.js';
+import { FewtuneError, throwIfAborted } from '../errors.js';
+import { oneLine, percent, printable, table } from '../text.js';
+import { jsonOption, textOption, threadsOption } from './options.js';
+
+interface PredictFlags {
+  file?: string;
+  text?: string;
+  quantized?: boolean;
+  threads?: number;
+  json?: boolean;
+}
+
+export function predictCommand(signal: AbortSignal): Command {
+  return new Command('predict')
+    .description('Label texts: those given, those of a file, or one a line from stdin.')
+    .argument('<model>', 'model folder')
+    .argument('[text...]', 'texts to label')
+    .option('--file <file>', 'CSV, JSONL, JSON or Parquet file with a text column, or a .txt file with one text a line')
+    .addOption(textOption())
+    .option('--quantized', 'use the int8 weights')
+    .addOption(threadsOption())
+    .addOption(jsonOption())
+    .action(async (folder: string, given: string[], flags: PredictFlags) => {
+      const texts = await textsFrom(given, flags, signal);
+      const model = await load(folder, { weights: flags.quantized ? 'quantized' : 'fp32', threads: flags.threads });
+      const predictions = await model.predict(texts, { signal });
+      await model.dispose();
+      process.stdout.write(
+        flags.json ? `${JSON.stringify(documentOf(texts, predictions))}\n` : `${describe(texts, predictions)}\n`,
+      );
+    });
+}
+
+async function textsFrom(
+  given: readonly string[],
+  flags: PredictFlags,
+  signal: AbortSignal,
+): Promise<readonly string[]> {
+  if (given.length > 0 && flags.file !== undefined) {
+    throw new FewtuneError('OPTION_INVALID', 'texts and --file were both given; give one of them.');
+  }
+  if (given.length > 0) {
+    return given;
+  }
+  if (flags.file !== undefined) {
+    const list = await readTexts(flags.file, { text: flags.text, signal });
+    for (const { remedy } of list.repairs) {
+      process.stderr.write(`${printable(`repaired: ${remedy}`)}\n`);
+    }
+    return list.texts;
+  }
+  return linesOf(await readStdin(signal), 'stdin');
+}
+
+async function readStdin(signal: AbortSignal): Promise<string> {
+  if (process.stdin.isTTY) {
+    throw new FewtuneError(
+      'OPTION_INVALID',
+      'no text to label. Give texts after the model folder, --file, or pipe lines into the command.',
+    );
+  }
+  const chunks: Buffer[] = [];
+  const stop = () => process.stdin.destroy();
+  signal.addEventListener('abort', stop, { once: true });
+  for await (const chunk of process.stdin) {
+    chunks.push(chunk as Buffer);
+  }
+  signal.removeEventListener('abort', stop);
+  throwIfAborted(signal);
+  return Buffer.concat(chunks).toString('utf8');
+}
+
+/** One text a line; blank lines are left out, and said so. */
+function linesOf(content: string, source: string): string[] {
+  const lines = content
+    .replace(/^\ufeff/, '')
+    .replace(/\r?\n$/, '')
+    .split(/\r?\n/);
+  const texts = lines.filter((line) => line.trim() !== '');
+  if (texts.length === 0) {
+    throw new FewtuneError('ROWS_EMPTY', `${source}: no text to label, every line is blank. Give at least one line.`);
+  }
+  if (texts.length < lines.length) {
+    process.stderr.write(`${lines.length - texts.length} blank lines of ${source} left out\n`);
+  }
+  return texts;
+}
+
+/** The document of `predict --json`. */
+function documentOf(texts: readonly string[], predictions: readonly Prediction[]) {
+  return predictions.map(({ label, confidence, scores }, i) => ({ input: texts[i], label, confidence, scores }));
+}
+
+function describe(texts: readonly string[], predictions: readonly Prediction[]): string {
+  const rows = predictions.map(({ label, confidence }, i) => [label, percent(confidence), oneLine(texts[i]!, 80)]);
+  return printable(table(['label', 'confidence', 'text'], rows));
+}

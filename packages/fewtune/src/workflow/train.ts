@@ -1,0 +1,189 @@
+import type { OutOfFold } from '../advisor/cross-validate.js';
+import { race } from '../advisor/race.js';
+import type { ModelReport } from '../artifact/classifier.js';
+import type { EvaluatedOn, Metrics } from '../artifact/manifest.js';
+import { sha256Of } from '../artifact/manifest.js';
+import { packModel } from '../artifact/pack.js';
+import { ClassifierSession } from '../artifact/session.js';
+import { requireTrainable, type TextDataset } from '../data/dataset.js';
+import { stratifiedFolds } from '../data/split.js';
+import { FewtuneError, throwIfAborted } from '../errors.js';
+import { fitTemperature } from '../evaluation/calibration.js';
+import { foldCountFor } from '../evaluation/cross-validate.js';
+import type { Labelled, MethodName } from '../methods/method.js';
+import { version } from '../version.js';
+import { candidatesFor } from './candidates.js';
+import { checkOptions } from './check-options.js';
+import { openContext } from './context.js';
+import { EventLog, type TrainEvent } from './events.js';
+import { divide } from './hold-out.js';
+import { crossFittedMetrics, describeFolds, metricsOf } from './measure.js';
+import { TrainedModel } from './trained-model.js';
+
+export interface TrainOptions {
+  /** Default `auto`: race all methods and keep the best. */
+  readonly method?: 'auto' | MethodName;
+  /** Options of the named method, as that method's page lists them. */
+  readonly options?: Readonly<Record<string, unknown>>;
+  /** Rows to measure on: another dataset, or the fraction of the rows (of every class) that is put aside. */
+  readonly test?: TextDataset | number;
+  /** Default 7. */
+  readonly seed?: number;
+  /** Hub id or folder of the encoder; default: the embedded one. */
+  readonly encoder?: string;
+  /** Seconds for the race and the last fit together; default 120. */
+  readonly budget?: number;
+  readonly threads?: number;
+  readonly signal?: AbortSignal;
+}
+
+/** A run in progress: iterate over it for events, await `result` for the model; either alone is fine. */
+export interface TrainRun extends AsyncIterable<TrainEvent> {
+  readonly result: Promise<TrainedModel>;
+}
+
+export const trainDefaults = { method: 'auto', seed: 7, budget: 120 } as const;
+
+/**
+ * Learns a text classifier from labelled examples, measures it and calibrates its confidences.
+ *
+ * Measured on `test` if given (the model is then fitted on the other rows only), else by stratified cross-validation
+ * (the model is then fitted on all rows).
+ *
+ * @throws (through `result` and through iteration) FewtuneError CLASS_SINGLE, CLASS_TOO_SMALL, OPTION_INVALID,
+ *   LABEL_UNKNOWN, LOSS_NOT_FINITE, INTERRUPTED
+ * @example
+ * const data = await readTable('tickets.csv', { text: 'message', label: 'intent' });
+ * const run = train(data, { method: 'auto', seed: 7 });
+ * for await (const event of run) console.log(event.stage, event.fraction, event.metrics);
+ * const model = await run.result;
+ */
+export function train(data: TextDataset, options: TrainOptions = {}): TrainRun {
+  const log = new EventLog();
+  const result = learn(data, options, log).then(
+    (model) => {
+      log.close();
+      return model;
+    },
+    (cause: unknown) => {
+      const error = interruptedOr(cause, options.signal);
+      log.close({ error });
+      throw error;
+    },
+  );
+  result.catch(() => {}); // whoever iterates gets the error there; without this Node would call it unhandled
+  return { result, [Symbol.asyncIterator]: () => log[Symbol.asyncIterator]() };
+}
+
+/** Whatever an abort made fail is an interruption, in whichever package it surfaced. */
+function interruptedOr(cause: unknown, signal?: AbortSignal): unknown {
+  const known = cause instanceof FewtuneError || signal?.aborted !== true;
+  return known ? cause : new FewtuneError('INTERRUPTED', 'interrupted before it finished', { cause });
+}
+
+async function learn(data: TextDataset, options: TrainOptions, log: EventLog): Promise<TrainedModel> {
+  const started = performance.now();
+  checkOptions(options);
+  const { method = trainDefaults.method, seed = trainDefaults.seed, budget = trainDefaults.budget, signal } = options;
+  const candidates = candidatesFor(method, options.options);
+  requireTrainable(data);
+  const { learned, test } = divide(data, options.test, seed);
+  log.emit('read', 1, { examples: learned.texts.length, classes: learned.classes.length });
+
+  await using context = openContext({ ...options, seed, onWarning: (warning) => log.emit('features', 0, { warning }) });
+  if (candidates.some((candidate) => candidate.method.name !== 'tfidf')) {
+    const source = await context.features();
+    await source.features(learned.texts, { signal, onProgress: (fraction) => log.emit('features', fraction) });
+  }
+  const foldCount = foldCountFor(learned.labels);
+  const folds = stratifiedFolds(learned.labels, foldCount, seed);
+  const { winner, outOfFold, advice } = await race(learned, candidates, {
+    folds,
+    foldCount,
+    budgetSeconds: budget,
+    context,
+    requested: method,
+    // With a test set the folds only choose and calibrate; for one named method a single fold is enough.
+    ...(test !== undefined && candidates.length === 1 ? { maxCostlyFolds: 1 } : {}),
+    onProgress: (fraction, metrics) => log.emit('race', fraction, metrics),
+  });
+
+  const name = winner.method.name;
+  log.emit('fit', 0, { method: name });
+  const fitted = await winner.method.fit(learned, winner.options, {
+    ...context,
+    onProgress: (fraction, metrics) => log.emit('fit', fraction, { method: name, ...metrics }),
+  });
+  throwIfAborted(signal);
+  const held = heldOutLogits(learned, folds, outOfFold);
+  const temperature = fitTemperature(held.logits, held.labels, learned.classes.length);
+  const packed = packModel(await fitted.graph(), learned.classes, temperature);
+  await fitted.dispose?.();
+
+  const session = await ClassifierSession.open(packed, { threads: options.threads });
+  log.emit('evaluate', 0);
+  const measured = await measure();
+  log.emit('evaluate', 1, { accuracy: measured.metrics.accuracy });
+  const usedEncoder = name === 'tfidf' ? undefined : await context.encoder();
+  const report: ModelReport = {
+    schemaVersion: 1,
+    task: 'text-classification',
+    library: { name: 'fewtune', version },
+    created: new Date().toISOString(),
+    method: { name, options: { ...(winner.options as object) }, details: { ...fitted.details } },
+    ...(usedEncoder === undefined
+      ? {}
+      : { encoder: { id: usedEncoder.id, revision: usedEncoder.revision, fingerprint: usedEncoder.fingerprint } }),
+    preprocessing: { maxLength: session.tokenizer.maxLength, padId: session.tokenizer.padId },
+    labels: [...learned.classes],
+    temperature,
+    trainingData: {
+      source: data.source,
+      fingerprint: fingerprintOf(learned),
+      examples: learned.texts.length,
+      classes: learned.classes.length,
+      repairs: data.repairs.map(({ kind, count, remedy }) => ({ kind, count, remedy })),
+    },
+    seed,
+    seconds: (performance.now() - started) / 1000,
+    ...measured,
+    advice,
+  };
+  return new TrainedModel(report, session, packed);
+
+  async function measure(): Promise<{ metrics: Metrics; evaluatedOn: EvaluatedOn }> {
+    if (test === undefined) {
+      const metrics = crossFittedMetrics(held.logits, held.labels, held.folds, learned.classes.length, seed);
+      const raced = advice.tried.length;
+      return { metrics, evaluatedOn: describeFolds(held.labels.length, outOfFold.foldsDone, foldCount, raced) };
+    }
+    const onProgress = (fraction: number) => log.emit('evaluate', 0.99 * fraction);
+    const logits = await session.logits(test.texts, learned.classes.length, { signal, onProgress });
+    const calibrated =
+      `The confidences were calibrated on ${held.labels.length} out-of-fold training rows` +
+      `${outOfFold.foldsDone < foldCount ? ` (${outOfFold.foldsDone} of ${foldCount} folds)` : ''}.`;
+    return {
+      metrics: metricsOf(logits, test.labels, learned.classes.length, seed),
+      evaluatedOn: { kind: 'test', examples: test.texts.length, how: `${test.how} ${calibrated}` },
+    };
+  }
+}
+
+/** The out-of-fold rows that were predicted, without gaps. */
+function heldOutLogits(data: Labelled, folds: Int32Array, outOfFold: OutOfFold) {
+  const rows = outOfFold.rows();
+  const classes = data.classes.length;
+  const logits = new Float32Array(rows.length * classes);
+  for (const [i, row] of rows.entries()) {
+    logits.set(outOfFold.logits.subarray(row * classes, (row + 1) * classes), i * classes);
+  }
+  return {
+    logits,
+    labels: Int32Array.from(rows, (row) => data.labels[row]!),
+    folds: Int32Array.from(rows, (row) => folds[row]!),
+  };
+}
+
+function fingerprintOf({ texts, labels, classes }: Labelled): string {
+  return sha256Of(JSON.stringify(texts.map((text, row) => [text, classes[labels[row]!]])));
+}
