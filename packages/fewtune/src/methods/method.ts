@@ -1,4 +1,5 @@
 import type { Encoder } from '@fewtune/models';
+import type { z } from 'zod';
 import type { ClassifierGraph } from '../artifact/graph.js';
 
 export const methodNames = ['tfidf', 'prototype', 'linear', 'lora', 'full'] as const;
@@ -15,7 +16,10 @@ export interface Labelled {
 export interface FeatureSource {
   readonly hidden: number;
   /** L2-normalised rows [texts.length, hidden]. */
-  features(texts: readonly string[], options?: { signal?: AbortSignal; onProgress?: (fraction: number) => void }): Promise<Float32Array>;
+  features(
+    texts: readonly string[],
+    options?: { signal?: AbortSignal; onProgress?: (fraction: number) => void },
+  ): Promise<Float32Array>;
 }
 
 export interface FitContext {
@@ -43,6 +47,8 @@ export interface Fitted {
 export interface Method<Options> {
   readonly name: MethodName;
   readonly defaults: Options;
+  /** What a user may set: reads `{}` as the defaults and refuses unknown keys. */
+  readonly schema: z.ZodType<Options>;
   fit(data: Labelled, options: Options, context: FitContext): Promise<Fitted>;
   /** Seconds that one fit would take, from a short trial or a formula; the race asks methods that train the encoder. */
   estimateSeconds?(data: Labelled, options: Options, context: FitContext): Promise<number> | number;
