@@ -8,6 +8,7 @@ import { MemoryFeatures } from '../lib/features.js';
 import { describeMachine } from '../lib/machine.js';
 import { dataFile } from '../lib/paths.js';
 import { noPeers, peersPython, runPeer } from '../lib/peers.js';
+import type { Row } from '../lib/report.js';
 import { draw, type Labelled, readLabelled, writeCsv } from '../lib/table-file.js';
 import { type Part, savedPart, savedParts, savePart } from './banking77/parts.js';
 import { banking77Rows, setfit } from './banking77/rows.js';
@@ -41,8 +42,13 @@ export const banking77: Benchmark = {
     }
     const merged = options.resume && !options.quick ? union(parts, savedParts()) : parts;
     const peerNote = peersPython() ? 'peer left out of this run (--full-peers runs it)' : noPeers;
+    const rows = plan.shots.flatMap((shots) => banking77Rows(merged, shots, peerNote));
+    const part = (row: Row) => ({
+      ...row,
+      note: [`${plan.classes} of 77 intents`, row.note].filter(Boolean).join(' · '),
+    });
     return {
-      rows: plan.shots.flatMap((shots) => banking77Rows(merged, shots, peerNote)),
+      rows: plan.classes ? rows.map(part) : rows,
       seeds: Array.from({ length: plan.draws }, (_, seed) => seed),
     };
   },
@@ -84,20 +90,24 @@ function trimmed(
 
 type Key = Pick<Part, 'shots' | 'draw' | 'method'>;
 
+const nameOf = ({ shots, draw, method }: Key) =>
+  `${shots} per class, ${draw === 0 ? 'published draw' : `seed ${draw}`}, ${method}`;
+
 /** The part, from disk when --resume finds it there. */
 async function once(key: Key, { resume, quick }: Options, measure: () => Promise<Part>): Promise<Part> {
   const known = resume && !quick ? savedPart(key) : undefined;
-  if (known) return known;
+  if (known) {
+    say(`${nameOf(key)}: kept from ${known.date}, commit ${known.commit}`);
+    return known;
+  }
   const part = await measure();
   if (!quick) savePart(part);
-  const name = `${key.shots} per class, ${key.draw === 0 ? 'published draw' : `seed ${key.draw}`}, ${key.method}`;
-  say(`${name}: ${(100 * part.accuracy).toFixed(2)} % in ${part.seconds.toFixed(1)} s`);
+  say(`${nameOf(key)}: ${(100 * part.accuracy).toFixed(2)} % in ${part.seconds.toFixed(1)} s`);
   return part;
 }
 
 function union(parts: readonly Part[], saved: readonly Part[]): Part[] {
-  const name = ({ shots, draw, method }: Key) => `${shots} ${draw} ${method}`;
-  return [...new Map([...saved, ...parts].map((part) => [name(part), part])).values()];
+  return [...new Map([...saved, ...parts].map((part) => [nameOf(part), part])).values()];
 }
 
 async function fitPart(

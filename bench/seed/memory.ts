@@ -22,7 +22,7 @@ export const memory: Benchmark = {
       const cli = path.join(repository, 'packages/fewtune/dist/cli/main.js');
       const args = [cli, 'train', file, '--text', 'text', '--label', 'category', '--method', 'linear'];
       const { peakBytes, seconds } = await runNode([...args, '--out', path.join(folder, 'model'), '--json'], {
-        env: { XDG_CACHE_HOME: path.join(folder, 'cache') }, // nothing is known from an earlier run
+        env: { FEWTUNE_CACHE: path.join(folder, 'cache') }, // nothing is known from an earlier run
       });
       const what = `train --method linear, ${sentences} sentences of 30 words`;
       const note = '20 classes, cross-validated, peak resident memory of the process';

@@ -22,7 +22,7 @@ export const quickstart: Benchmark = {
       const fresh = (name: string) => {
         const cwd = path.join(folder, name);
         mkdirSync(cwd);
-        return { cwd, env: { XDG_CACHE_HOME: path.join(cwd, 'cache') } };
+        return { cwd, env: { FEWTUNE_CACHE: path.join(cwd, 'cache') } };
       };
       say('train --method prototype on the sample');
       const prototype = await runNode(
