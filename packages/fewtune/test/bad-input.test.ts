@@ -20,14 +20,33 @@ const train = (file: string, ...more: string[]) =>
 /** What each bad file is, the code of the error, and words that name the place and the remedy. */
 const refused: readonly [string, string, Buffer | undefined, string, RegExp[], string[]?][] = [
   ['a missing file', 'missing.csv', undefined, 'FILE_NOT_FOUND', [/missing\.csv/]],
-  ['an unknown column', 'a.csv', Buffer.from(good), 'COLUMN_UNKNOWN', [/a\.csv/, /intent/, /text, label|"text"/], ['--label', 'intent']],
-  ['a class with one example', 'b.csv', csv(...rows, 'my screen is cracked,screen'), 'CLASS_TOO_SMALL', [/b\.csv/, /screen/, /[Aa]dd/]],
+  [
+    'an unknown column',
+    'a.csv',
+    Buffer.from(good),
+    'COLUMN_UNKNOWN',
+    [/a\.csv/, /intent/, /text, label|"text"/],
+    ['--label', 'intent'],
+  ],
+  [
+    'a class with one example',
+    'b.csv',
+    csv(...rows, 'my screen is cracked,screen'),
+    'CLASS_TOO_SMALL',
+    [/b\.csv/, /screen/, /[Aa]dd/],
+  ],
   ['all-blank texts', 'c.csv', csv('" ",card', ',delivery', '"\t",refund'), 'TEXT_BLANK', [/c\.csv/]],
   ['0 rows', 'd.csv', csv(), 'ROWS_EMPTY', [/d\.csv/]],
   ['an empty file', 'e.csv', Buffer.from(''), 'ROWS_EMPTY', [/e\.csv/]],
   ['one class only', 'f.csv', csv(...rows.slice(0, 8)), 'CLASS_SINGLE', [/f\.csv/, /card/]],
   ['a 5 MB cell', 'h.csv', csv(...rows, `${'a'.repeat(5 * 2 ** 20)},card`), 'CELL_TOO_LARGE', [/h\.csv/, /26/]],
-  ['a ragged row', 'i.csv', csv(...rows.slice(0, 10), 'where, oh where is my parcel,delivery', ...rows.slice(10)), 'FILE_UNREADABLE', [/i\.csv/, /12/]],
+  [
+    'a ragged row',
+    'i.csv',
+    csv(...rows.slice(0, 10), 'where, oh where is my parcel,delivery', ...rows.slice(10)),
+    'FILE_UNREADABLE',
+    [/i\.csv/, /12/],
+  ],
   ['an unknown format', 'j.docx', Buffer.from('PK'), 'FORMAT_UNKNOWN', [/j\.docx/, /\.csv/]],
 ];
 
@@ -51,7 +70,11 @@ describe('what cannot be mended is refused with exit code 2, and no folder is wr
 /** Mended without asking, but counted in the report. */
 const mended: readonly [string, Buffer, string | undefined][] = [
   ['a BOM', Buffer.concat([Buffer.from('\ufeff'), csv(...rows)]), undefined],
-  ['Latin-1 bytes', Buffer.concat([csv(...rows), Buffer.from('my d\xe9bit card was refused,card\n', 'latin1')]), 'encoding'],
+  [
+    'Latin-1 bytes',
+    Buffer.concat([csv(...rows), Buffer.from('my d\xe9bit card was refused,card\n', 'latin1')]),
+    'encoding',
+  ],
   ['blank rows', csv(...rows, ' ,card', ',refund'), 'blank-text'],
   ['empty fields at the end of a row', csv(...rows, 'my card is bent,card,,'), 'trailing-fields'],
 ];

@@ -18,14 +18,18 @@ beforeAll(async () => {
 afterAll(() => rm(folder, { recursive: true, force: true }));
 
 const interval = [expect.any(Number), expect.any(Number)];
-const metrics = { accuracy: expect.any(Number), macroF1: expect.any(Number), accuracyInterval: interval, ece: expect.any(Number) };
+const metrics = {
+  accuracy: expect.any(Number),
+  macroF1: expect.any(Number),
+  accuracyInterval: interval,
+  ece: expect.any(Number),
+};
 
 describe.each(['tfidf', 'linear'])('%s: from a table to a model that answers', (method) => {
   test('train --json prints one document', async () => {
-    const { code, stdout, stderr } = await fewtune(
-      ['train', tickets, '--method', method, '--out', method, '--json'],
-      { cwd: folder },
-    );
+    const { code, stdout, stderr } = await fewtune(['train', tickets, '--method', method, '--out', method, '--json'], {
+      cwd: folder,
+    });
     expect(stderr).toContain('evaluate');
     expect(code).toBe(0);
     expect(stdout.trim().split('\n')).toHaveLength(1);
@@ -119,10 +123,9 @@ test('a changed byte in the model is refused and the file named', async () => {
 });
 
 test('for people: a table, the interval, how it was measured, and no colour codes when piped', async () => {
-  const { code, stdout } = await fewtune(
-    ['train', tickets, '--method', 'tfidf', '--test', '0.25', '--out', 'again'],
-    { cwd: folder },
-  );
+  const { code, stdout } = await fewtune(['train', tickets, '--method', 'tfidf', '--test', '0.25', '--out', 'again'], {
+    cwd: folder,
+  });
   expect(code).toBe(0);
   expect(stdout).toMatch(/24 examples, 3 classes/);
   expect(stdout).toMatch(/95 % interval/);

@@ -1,4 +1,14 @@
-import { constant, exportOnnx, gather, hostTensor, linear, matMul, openOnnx, readOnnx, transpose } from '@fewtune/engine';
+import {
+  constant,
+  exportOnnx,
+  gather,
+  hostTensor,
+  linear,
+  matMul,
+  openOnnx,
+  readOnnx,
+  transpose,
+} from '@fewtune/engine';
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { quantizeOnnx } from './quantize.js';
@@ -15,10 +25,24 @@ test('x W, x Wᵀ + b and table rows move by no more than their weights were rou
     fc.asyncProperty(values(n * m), values(n), async (weight, x) => {
       const bytes = exportOnnx(
         ({ ids }) => {
-          const rows = gather(constant(matrix(n, n, new Float32Array(n * n).map((_, i) => x[i % n]!)), 'table'), ids!);
+          const rows = gather(
+            constant(
+              matrix(
+                n,
+                n,
+                new Float32Array(n * n).map((_, i) => x[i % n]!),
+              ),
+              'table',
+            ),
+            ids!,
+          );
           return {
             product: matMul(rows, constant(matrix(n, m, weight), 'w')),
-            dense: linear(rows, constant(matrix(m, n, weight), 'v'), constant(hostTensor('float32', [m], new Float32Array(m)), 'b')),
+            dense: linear(
+              rows,
+              constant(matrix(m, n, weight), 'v'),
+              constant(hostTensor('float32', [m], new Float32Array(m)), 'b'),
+            ),
             turned: matMul(rows, transpose(constant(matrix(m, n, weight), 'u'))),
             rows,
           };
@@ -51,7 +75,11 @@ test('large matrices become int8, small ones and biases stay', () => {
   const bytes = exportOnnx(
     ({ x }) => ({
       y: linear(
-        linear(x!, constant(matrix(80, 64, new Float32Array(5120).fill(0.5)), 'large'), constant(hostTensor('float32', [80], new Float32Array(80)), 'bias')),
+        linear(
+          x!,
+          constant(matrix(80, 64, new Float32Array(5120).fill(0.5)), 'large'),
+          constant(hostTensor('float32', [80], new Float32Array(80)), 'bias'),
+        ),
         constant(matrix(3, 80, new Float32Array(240).fill(0.5)), 'small'),
       ),
     }),

@@ -7,7 +7,7 @@ import { readTable } from '../data/read-table.js';
 import { FewtuneError } from '../errors.js';
 import { type MethodName, methodNames } from '../methods/method.js';
 import { describeData, describeReport } from '../workflow/describe.js';
-import { train, trainDefaults } from '../workflow/train.js';
+import { checkTrainOptions, train, trainDefaults } from '../workflow/train.js';
 import type { TrainedModel } from '../workflow/trained-model.js';
 import { assignment, integer, jsonOption, labelOption, positive, textOption, threadsOption } from './options.js';
 import { Progress } from './progress.js';
@@ -46,6 +46,13 @@ export function trainCommand(signal: AbortSignal): Command {
     .addOption(jsonOption())
     .action(async (file: string, flags: TrainFlags) => {
       const out = flags.out ?? join('models', basename(file, extname(file)));
+      checkTrainOptions({
+        method: flags.method,
+        options: flags.set,
+        seed: flags.seed,
+        budget: flags.budget,
+        threads: flags.threads,
+      });
       await checkOutput(out); // before any work is done
       const columns = { text: flags.text, label: flags.label, signal };
       const data = await readTable(file, columns);

@@ -28,13 +28,19 @@ export function candidatesFor(
   }
   const method = methods[requested];
   if (method === undefined) {
-    throw new FewtuneError('OPTION_INVALID', `method ${requested} is not part of this build; there are ${Object.keys(methods).join(', ')}.`);
+    throw new FewtuneError(
+      'OPTION_INVALID',
+      `method ${requested} is not part of this build; there are ${Object.keys(methods).join(', ')}.`,
+    );
   }
   const parsed = method.schema.safeParse(options);
   if (!parsed.success) {
     const known = Object.entries(method.defaults as object).map(([name, value]) => `${name}=${value}`);
     const what = describeIssues(parsed.error, options);
-    throw new FewtuneError('OPTION_INVALID', `method ${requested}: ${what} Its options with their defaults: ${known.join(', ')}.`);
+    throw new FewtuneError(
+      'OPTION_INVALID',
+      `method ${requested}: ${what} Its options with their defaults: ${known.join(', ')}.`,
+    );
   }
   return [{ method, options: parsed.data }];
 }

@@ -1,4 +1,4 @@
-import type { OutOfFold } from '../advisor/cross-validate.js';
+import type { Candidate, OutOfFold } from '../advisor/cross-validate.js';
 import { race } from '../advisor/race.js';
 import type { ModelReport } from '../artifact/classifier.js';
 import type { EvaluatedOn, Metrics } from '../artifact/manifest.js';
@@ -75,6 +75,17 @@ export function train(data: TextDataset, options: TrainOptions = {}): TrainRun {
   return { result, [Symbol.asyncIterator]: () => log[Symbol.asyncIterator]() };
 }
 
+/**
+ * Finds wrong options before any work is done; `train` does so itself.
+ *
+ * @returns the methods that would be tried
+ * @throws FewtuneError OPTION_INVALID
+ */
+export function checkTrainOptions(options: TrainOptions): readonly Candidate[] {
+  checkOptions(options);
+  return candidatesFor(options.method ?? trainDefaults.method, options.options);
+}
+
 /** Whatever an abort made fail is an interruption, in whichever package it surfaced. */
 function interruptedOr(cause: unknown, signal?: AbortSignal): unknown {
   const known = cause instanceof FewtuneError || signal?.aborted !== true;
@@ -83,9 +94,8 @@ function interruptedOr(cause: unknown, signal?: AbortSignal): unknown {
 
 async function learn(data: TextDataset, options: TrainOptions, log: EventLog): Promise<TrainedModel> {
   const started = performance.now();
-  checkOptions(options);
+  const candidates = checkTrainOptions(options);
   const { method = trainDefaults.method, seed = trainDefaults.seed, budget = trainDefaults.budget, signal } = options;
-  const candidates = candidatesFor(method, options.options);
   requireTrainable(data);
   const { learned, test } = divide(data, options.test, seed);
   log.emit('read', 1, { examples: learned.texts.length, classes: learned.classes.length });
