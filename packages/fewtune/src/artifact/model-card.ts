@@ -40,8 +40,7 @@ Any ONNX Runtime reads \`onnx/model.onnx\`: inputs \`input_ids\` and \`attention
 ## Learned from
 
 \`${inline(trainingData.source)}\`: ${trainingData.examples} examples of ${trainingData.classes} classes; seed ${manifest.seed}.
-${trainingData.repairs.map((r) => `\n- ${r.count} × ${r.kind}: ${r.remedy}`).join('')}
-
+${trainingData.repairs.length === 0 ? '' : `\n${trainingData.repairs.map((r) => `- ${r.count} × ${r.kind}: ${r.remedy}`).join('\n')}\n`}
 Tried: ${advice.tried.map((t) => `${t.method}${t.accuracy === undefined ? '' : ` ${percent(t.accuracy)}`}`).join(', ')}. ${advice.rule}
 
 ## Labels
@@ -56,8 +55,10 @@ Its confidence was calibrated on texts like the training examples and means litt
 }
 
 function frontMatter({ labels, encoder, metrics, trainingData, evaluatedOn }: Omit<Manifest, 'files'>): string {
-  const base =
-    encoder !== undefined && /^[\w.-]+\/[\w.-]+$/.test(encoder.id) ? `base_model: ${JSON.stringify(encoder.id)}\n` : '';
+  // Only what came from the Hub has a revision; the embedded encoder is known by its short name.
+  const hubId =
+    encoder?.id === 'all-MiniLM-L6-v2' ? `sentence-transformers/${encoder.id}` : encoder?.revision && encoder.id;
+  const base = hubId ? `base_model: ${JSON.stringify(hubId)}\n` : '';
   return `---
 library_name: transformers.js
 pipeline_tag: text-classification

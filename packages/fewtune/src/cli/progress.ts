@@ -10,7 +10,8 @@ export interface ProgressState {
 
 /**
  * Shows a run's progress on stderr: one line that redraws itself with a bar and the time left on a terminal; elsewhere
- * one plain line a stage.
+ * one plain line
+ * a stage and method.
  */
 export class Progress {
   private readonly stream: NodeJS.WriteStream;
@@ -31,10 +32,11 @@ export class Progress {
       .map(([name, value]) => `${name} ${typeof value === 'number' ? shortNumber(value) : value}`)
       .join(', ');
     if (!this.stream.isTTY) {
-      if (state.stage !== this.stage) {
+      const step = `${state.stage} ${state.metrics.method ?? ''}`;
+      if (step !== this.stage) {
         this.stream.write(`${state.stage}${detail === '' ? '' : `: ${detail}`} (${duration(state.elapsedMs)})\n`);
       }
-      this.stage = state.stage;
+      this.stage = step;
       return;
     }
     const now = performance.now();

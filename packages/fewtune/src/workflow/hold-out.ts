@@ -1,3 +1,4 @@
+import { basename } from 'node:path';
 import { pick } from '../advisor/cross-validate.js';
 import { classCounts, labelIndices, quoteSome, type TextDataset, toLabelled } from '../data/dataset.js';
 import { stratifiedSplit } from '../data/split.js';
@@ -38,7 +39,7 @@ export function divide(
     test: {
       texts: test.texts,
       labels,
-      how: `${test.texts.length} rows of ${test.source}, which no fit saw.${overlap} The saved model was fitted on all training rows.`,
+      how: `${test.texts.length} rows of ${basename(test.source)}, which no fit saw.${overlap} The saved model was fitted on all training rows.`,
     },
   };
 }

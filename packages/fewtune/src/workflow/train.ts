@@ -1,3 +1,4 @@
+import { basename } from 'node:path';
 import type { Candidate, OutOfFold } from '../advisor/cross-validate.js';
 import { race } from '../advisor/race.js';
 import type { ModelReport } from '../artifact/classifier.js';
@@ -148,7 +149,7 @@ async function learn(data: TextDataset, options: TrainOptions, log: EventLog): P
     labels: [...learned.classes],
     temperature,
     trainingData: {
-      source: data.source,
+      source: basename(data.source), // a path would tell strangers about this machine
       fingerprint: fingerprintOf(learned),
       examples: learned.texts.length,
       classes: learned.classes.length,
