@@ -1,0 +1,98 @@
+import fc from 'fast-check';
+import { describe, expect, test } from 'vitest';
+import * as e from '../index.js';
+import { decode, encode, type Message } from './wire.js';
+
+const inner: Message = {
+  name: 'Inner',
+  fields: { text: { number: 1, type: 'string' }, raw: { number: 2, type: 'bytes' } },
+};
+const outer: Message = {
+  name: 'Outer',
+  fields: {
+    whole: { number: 1, type: 'int' },
+    big: { number: 2, type: 'bigint', repeated: true },
+    single: { number: 3, type: 'float' },
+    doubles: { number: 4, type: 'double', repeated: true },
+    children: { number: 40, type: inner, repeated: true },
+  },
+};
+
+describe('the wire format', () => {
+  const child = fc.record({ text: fc.string(), raw: fc.uint8Array() });
+  const message = fc.record({
+    whole: fc.integer(),
+    big: fc.array(fc.bigInt({ min: -(2n ** 63n), max: 2n ** 63n - 1n }), { minLength: 1 }),
+    single: fc.float({ noNaN: true }),
+    doubles: fc.array(fc.double({ noNaN: true }), { minLength: 1 }),
+    children: fc.array(child, { minLength: 1 }),
+  });
+
+  test('what is written is read back', () => {
+    fc.assert(
+      fc.property(message, (value) => {
+        expect(decode(outer, encode(outer, value))).toEqual(value);
+      }),
+    );
+  });
+
+  test('fields that the table does not know survive', () => {
+    fc.assert(
+      fc.property(message, (value) => {
+        const partial: Message = { name: 'Partial', fields: { single: outer.fields.single! } };
+        const again = encode(partial, decode(partial, encode(outer, value)));
+        expect(decode(outer, again)).toEqual(value);
+      }),
+    );
+  });
+
+  test('bytes that end early are an error with a code, never a crash', () => {
+    fc.assert(
+      fc.property(message, fc.nat(), (value, cut) => {
+        const bytes = encode(outer, value);
+        try {
+          decode(outer, bytes.subarray(0, cut % bytes.length));
+        } catch (error) {
+          expect(error).toMatchObject({ code: 'ONNX_INVALID' });
+        }
+      }),
+    );
+  });
+});
+
+describe('ONNX files', () => {
+  const weight = e.hostTensor('float32', [3, 2], [1, 2, 3, 4, 5, 6]);
+  const bytes = e.exportOnnx(
+    ({ x }) => ({ y: e.softmax(e.linear(e.gelu(x!), e.constant(weight, 'head.weight'))) }),
+    { x: { dtype: 'float32', shape: ['batch', 2] } },
+    { metadata: { maker: 'test' } },
+  );
+
+  test('keep names, symbols and metadata through a round trip, and still run', async () => {
+    const model = e.readOnnx(bytes);
+    expect(model.graph.input.map(({ name }) => name)).toEqual(['x']);
+    expect(model.graph.input[0]!.type!.tensorType!.shape!.dim![0]).toEqual({ dimParam: 'batch' });
+    expect(model.metadataProps).toEqual([{ key: 'maker', value: 'test' }]);
+    const stored = model.graph.initializer!.find(({ name }) => name === 'head.weight')!;
+    expect(e.fromOnnxTensor(stored)).toEqual(weight);
+    const session = await e.openOnnx(e.writeOnnx(model));
+    expect(session.inputs).toEqual(['x']);
+    const { y } = await session.run({ x: e.hostTensor('float32', [1, 2], [0.5, -1]) });
+    expect([...(y!.data as Float32Array)].reduce((a, b) => a + b)).toBeCloseTo(1, 6);
+    await session.dispose();
+  });
+
+  test('a portable file holds standard operators only', () => {
+    const scores = e.traceToOnnx(({ a }) => ({ y: e.matMul(a!, a!, { transposeB: true, alpha: 0.5 }) }), {
+      a: { dtype: 'float32', shape: ['batch', 4, 3] },
+    });
+    expect(scores.opsetImport).toEqual([{ domain: '', version: 20 }]);
+    expect(scores.graph.node.every(({ domain }) => !domain)).toBe(true);
+  });
+
+  test('what is no ONNX file is refused with what was found', async () => {
+    expect(() => e.readOnnx(new Uint8Array(0))).toThrow('no ONNX model');
+    expect(() => e.readOnnx(bytes.subarray(0, 100))).toThrow('ONNX_INVALID');
+    await expect(e.openOnnx(Uint8Array.of(1, 2, 3))).rejects.toMatchObject({ code: 'SESSION_FAILED' });
+  });
+});
