@@ -2,9 +2,14 @@
 export function table(header: readonly string[], rows: readonly (readonly string[])[]): string {
   const all = [header, ...rows];
   const widths = header.map((_, column) => Math.max(...all.map((row) => (row[column] ?? '').length)));
-  const rightAligned = header.map((_, column) => rows.every((row) => /^[-+]?[\d.,]+( ?%| s)?$|^$/.test(row[column] ?? '')));
+  const rightAligned = header.map((_, column) =>
+    rows.every((row) => /^[-+]?[\d.,]+( ?%| s)?$|^$/.test(row[column] ?? '')),
+  );
   const line = (row: readonly string[]) =>
-    row.map((cell, i) => (rightAligned[i] ? cell.padStart(widths[i]!) : cell.padEnd(widths[i]!))).join('  ').trimEnd();
+    row
+      .map((cell, i) => (rightAligned[i] ? cell.padStart(widths[i]!) : cell.padEnd(widths[i]!)))
+      .join('  ')
+      .trimEnd();
   return [line(header), widths.map((width) => '-'.repeat(width)).join('  '), ...rows.map(line)].join('\n');
 }
 

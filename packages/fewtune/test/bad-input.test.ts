@@ -144,7 +144,7 @@ describe('places and options', () => {
   test('a training loss that becomes NaN names the learning rate', async () => {
     await writeFile(join(folder, 'good.csv'), good);
     const result = await fewtune(
-      ['train', 'good.csv', '--method', 'full', '--set', 'learningRate=1e6', '--out', 'model', '--json'],
+      ['train', 'good.csv', '--method', 'full', '--set', 'lr=1e6', '--out', 'model', '--json'],
       { cwd: folder },
     );
     expect(result).toMatchObject({ code: 2, stdout: '', stderr: expect.stringContaining('[LOSS_NOT_FINITE]') });

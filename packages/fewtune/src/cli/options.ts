@@ -23,7 +23,7 @@ export function positive(text: string): number {
 export function assignment(text: string, previous: Record<string, unknown> = {}): Record<string, unknown> {
   const at = text.indexOf('=');
   if (at < 1) {
-    throw new InvalidArgumentError('Give name=value, for instance learningRate=1e-4.');
+    throw new InvalidArgumentError('Give name=value, for instance lr=1e-4.');
   }
   const raw = text.slice(at + 1);
   const value =

@@ -1,7 +1,7 @@
 import { FewtuneError } from '../errors.js';
 import { linear } from './linear/linear.js';
-import { prototype } from './metric/prototype.js';
 import type { Method, MethodName } from './method.js';
+import { prototype } from './metric/prototype.js';
 import { full } from './peft/full.js';
 import { lora } from './peft/lora.js';
 import { tfidf } from './tfidf/tfidf.js';
@@ -19,5 +19,10 @@ export function parseOptions(name: MethodName, options: Readonly<Record<string, 
   const wrong = found.error.issues.map(({ path, message }) =>
     path.length > 0 ? `${path.join('.')}: ${message}` : message,
   );
-  throw new FewtuneError('OPTION_INVALID', `method ${name}: ${wrong.join('; ')}`, { cause: found.error });
+  const known = Object.entries(methods[name].defaults as object).map(([option, value]) => `${option}=${value}`);
+  throw new FewtuneError(
+    'OPTION_INVALID',
+    `method ${name}: ${wrong.join('; ')}. Its options, with their defaults: ${known.join(', ')}.`,
+    { cause: found.error },
+  );
 }

@@ -23,7 +23,7 @@ export function checkOptions(options: object): void {
 }
 
 /** One sentence for each thing that was wrong with `options`. */
-export function describeIssues(error: z.ZodError, options: unknown): string {
+function describeIssues(error: z.ZodError, options: unknown): string {
   return error.issues
     .map((issue) => {
       const name = issue.path.join('.') || issue.code;
