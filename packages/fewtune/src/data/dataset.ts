@@ -50,7 +50,11 @@ export function labelIndices(labels: readonly string[], classes: readonly string
 }
 
 /** The dataset as methods want it: labels as indices. */
-export function toLabelled(dataset: TextDataset): { texts: readonly string[]; labels: Int32Array; classes: readonly string[] } {
+export function toLabelled(dataset: TextDataset): {
+  texts: readonly string[];
+  labels: Int32Array;
+  classes: readonly string[];
+} {
   return { texts: dataset.texts, labels: labelIndices(dataset.labels, dataset.classes), classes: dataset.classes };
 }
 

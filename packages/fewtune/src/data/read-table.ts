@@ -63,7 +63,10 @@ async function readRows(file: string, options: ReadOptions, labelled: boolean): 
   const read = { csv: readCsv, lines: readLines, jsonl: readJson, json: readJson, parquet: readParquet }[format];
   const scratch = await mkdtemp(join(tmpdir(), 'fewtune-'));
   try {
-    const rows = await withDuckDb((query) => read({ file, extension, scratch, query, options, labelled }), options.signal);
+    const rows = await withDuckDb(
+      (query) => read({ file, extension, scratch, query, options, labelled }),
+      options.signal,
+    );
     requireSmallCells(rows, options);
     return rows;
   } catch (error) {
@@ -98,7 +101,9 @@ async function requireFile(file: string): Promise<void> {
     if (error instanceof FewtuneError) throw error;
     const missing = ['ENOENT', 'ENOTDIR'].includes((error as NodeJS.ErrnoException).code ?? '');
     if (missing) {
-      throw new FewtuneError('FILE_NOT_FOUND', `${file}: no such file (looked for ${resolve(file)}).`, { cause: error });
+      throw new FewtuneError('FILE_NOT_FOUND', `${file}: no such file (looked for ${resolve(file)}).`, {
+        cause: error,
+      });
     }
     throw new FewtuneError('FILE_UNREADABLE', `${file}: ${(error as Error).message}`, { cause: error });
   }
@@ -127,7 +132,11 @@ function columnsOf(job: Job, names: readonly string[]): { text: number; label: n
   return { text, label };
 }
 
-function encodingRepair(bytes: Buffer, records: readonly { start: number; end: number; line: number }[], from: string): Repair {
+function encodingRepair(
+  bytes: Buffer,
+  records: readonly { start: number; end: number; line: number }[],
+  from: string,
+): Repair {
   const foreign = records.filter(({ start, end }) => bytes.subarray(start, end).some((byte) => byte > 127));
   return {
     kind: 'encoding',
@@ -138,7 +147,11 @@ function encodingRepair(bytes: Buffer, records: readonly { start: number; end: n
 }
 
 /** Drops empty fields beyond the header's width; any other ragged record is an error. */
-function evenRecords(job: Job, bytes: Buffer, records: readonly CsvRecord[]): { records: CsvRecord[]; mended: CsvRecord[] } {
+function evenRecords(
+  job: Job,
+  bytes: Buffer,
+  records: readonly CsvRecord[],
+): { records: CsvRecord[]; mended: CsvRecord[] } {
   const width = records[0]!.fieldEnds.length;
   const mended: CsvRecord[] = [];
   const even = records.map((record) => {
@@ -146,7 +159,15 @@ function evenRecords(job: Job, bytes: Buffer, records: readonly CsvRecord[]): { 
     if (found === width) return record;
     const end = record.fieldEnds[width - 1];
     // Beyond the last wanted field only delimiters, spaces and empty quotes may stand.
-    if (end === undefined || /[^\s"]/.test(bytes.subarray(end, record.end).toString().replaceAll(/[,;\t|]/g, ''))) {
+    if (
+      end === undefined ||
+      /[^\s"]/.test(
+        bytes
+          .subarray(end, record.end)
+          .toString()
+          .replaceAll(/[,;\t|]/g, ''),
+      )
+    ) {
       throw new FewtuneError(
         'FILE_UNREADABLE',
         `${job.file}:${record.line}: ${found} field${found === 1 ? '' : 's'} where the header names ${width}. ` +
@@ -230,16 +251,41 @@ async function readLines(job: Job): Promise<RawRows> {
 /** Where the objects of a JSONL file start; other JSON numbers its objects. */
 function jsonLines(bytes: Buffer, format: string, count: number): number[] {
   if (format === 'newline_delimited') {
-    const lines = bytes.toString().split('\n').flatMap((line, i) => (line.trim() === '' ? [] : [i + 1]));
+    const lines = bytes
+      .toString()
+      .split('\n')
+      .flatMap((line, i) => (line.trim() === '' ? [] : [i + 1]));
     if (lines.length === count) return lines;
   }
   return Array.from({ length: count }, (_, i) => i + 1);
 }
 
+/** DuckDB's own message names the path of a mended copy, and a line that does not count blank ones. */
+function invalidJson(job: Job, bytes: Buffer, format: string, cause: Error): FewtuneError {
+  const reason = /line \d+: (.*)/.exec(cause.message)?.[1] ?? cause.message.split('\n')[0];
+  const isJson = (line: string) => {
+    try {
+      JSON.parse(line);
+      return true;
+    } catch {
+      return false;
+    }
+  };
+  const lines = format === 'newline_delimited' ? bytes.toString().split('\n') : [];
+  const broken = lines.findIndex((line) => line.trim() !== '' && !isJson(line));
+  const place = broken < 0 ? job.file : `${job.file}:${broken + 1}`;
+  return new FewtuneError('FILE_UNREADABLE', `${place}: this is not valid JSON: ${reason}`, { cause });
+}
+
 async function readJson(job: Job): Promise<RawRows> {
   const { bytes, convertedFrom } = decodeText(job.file, await readBytes(job.file));
   const firstCharacter = bytes.subarray(0, 1000).toString().trimStart()[0];
-  const format = job.extension === '.json' && firstCharacter === '[' ? 'array' : job.extension === '.json' ? 'unstructured' : 'newline_delimited';
+  const format =
+    job.extension === '.json' && firstCharacter === '['
+      ? 'array'
+      : job.extension === '.json'
+        ? 'unstructured'
+        : 'newline_delimited';
   const repairs: Repair[] = [];
   let path = await plainPath(job);
   if (convertedFrom !== undefined) {
@@ -253,10 +299,7 @@ async function readJson(job: Job): Promise<RawRows> {
   try {
     described = await job.query(`SELECT json_type(json), json_keys(json) FROM ${source}`, [path]);
   } catch (error) {
-    // DuckDB names the line, and the path of a mended copy, which would mislead.
-    const [, place, reason] = /in line (\d+): (.*)/.exec((error as Error).message) ?? [];
-    if (place === undefined) throw error;
-    throw new FewtuneError('FILE_UNREADABLE', `${job.file}:${place}: this is not valid JSON: ${reason}`, { cause: error });
+    throw invalidJson(job, bytes, format, error as Error);
   }
   const lines = jsonLines(bytes, format, described.rows.length);
   const wrong = described.rows.findIndex(([type]) => type !== 'OBJECT');
@@ -308,7 +351,10 @@ async function readParquet(job: Job): Promise<RawRows> {
 }
 
 function requireSmallCells(rows: RawRows, options: ReadOptions): void {
-  for (const [role, cells] of [['text', rows.texts], ['label', rows.labels]] as const) {
+  for (const [role, cells] of [
+    ['text', rows.texts],
+    ['label', rows.labels],
+  ] as const) {
     const row = cells.findIndex((cell) => cell !== null && cell.length > MAX_CELL_CHARACTERS);
     if (row < 0) continue;
     const column = options[role] === undefined ? `${role} column` : `column ${JSON.stringify(options[role])}`;

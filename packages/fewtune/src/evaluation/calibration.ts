@@ -38,12 +38,16 @@ export function expectedCalibrationError(
   return labels.length === 0 ? 0 : gap.reduce((sum, g) => sum + Math.abs(g), 0) / labels.length;
 }
 
-/** Mean negative log-likelihood of the labels under softmax(logits / temperature). */
+/**
+ * Mean negative log-likelihood of the labels under softmax(logits / temperature).
+ * @param smoothing share of each label that is spread over all classes
+ */
 export function negativeLogLikelihood(
   logits: ArrayLike<number>,
   labels: ArrayLike<number>,
   classes: number,
   temperature = 1,
+  smoothing = 0,
 ): number {
   let total = 0;
   for (let i = 0; i < labels.length; i++) {
@@ -51,8 +55,14 @@ export function negativeLogLikelihood(
     let max = Number.NEGATIVE_INFINITY;
     for (let c = 0; c < classes; c++) max = Math.max(max, logits[start + c]!);
     let sum = 0;
-    for (let c = 0; c < classes; c++) sum += Math.exp((logits[start + c]! - max) / temperature);
-    total += Math.log(sum) - (logits[start + labels[i]!]! - max) / temperature;
+    let shifted = 0; // Σ_c (z_c − max) / T
+    for (let c = 0; c < classes; c++) {
+      const z = (logits[start + c]! - max) / temperature;
+      sum += Math.exp(z);
+      shifted += z;
+    }
+    const own = (logits[start + labels[i]!]! - max) / temperature;
+    total += Math.log(sum) - (1 - smoothing) * own - (smoothing / classes) * shifted;
   }
   return total / Math.max(1, labels.length);
 }
@@ -63,13 +73,15 @@ const HOTTEST = 1e3;
 
 /**
  * The temperature that makes held-out labels most likely. In log T the loss has one valley, so golden-section search
- * finds it. Guo et al. 2017, section 4.2.
+ * finds it. Guo et al. 2017, section 4.2, but for one thing: 1 / (rows + 1) of each label is spread over all classes, as
+ * Platt 1999 does, so that a handful of rows that are all right does not make the model certain of everything.
  *
  * @param logits out-of-fold or held-out logits [rows, classes]; rows with a label of -1 are left out by the caller
  */
 export function fitTemperature(logits: ArrayLike<number>, labels: ArrayLike<number>, classes: number): number {
   if (labels.length === 0) return 1;
-  const loss = (logT: number) => negativeLogLikelihood(logits, labels, classes, Math.exp(logT));
+  const smoothing = 1 / (labels.length + 1);
+  const loss = (logT: number) => negativeLogLikelihood(logits, labels, classes, Math.exp(logT), smoothing);
   const ratio = (Math.sqrt(5) - 1) / 2;
   let lo = Math.log(COLDEST);
   let hi = Math.log(HOTTEST);

@@ -82,7 +82,11 @@ export function perClass(
 export function macroF1(predictions: ArrayLike<number>, labels: ArrayLike<number>, classes: number): number {
   const occurs = new Set([...Array.from(predictions), ...Array.from(labels)].filter((c) => c >= 0));
   if (occurs.size === 0) return 0;
-  const reports = perClass(predictions, labels, Array.from({ length: classes }, () => ''));
+  const reports = perClass(
+    predictions,
+    labels,
+    Array.from({ length: classes }, () => ''),
+  );
   return [...occurs].reduce((sum, c) => sum + reports[c]!.f1, 0) / occurs.size;
 }
 
