@@ -19,16 +19,21 @@ export function positive(text: string): number {
   return value;
 }
 
-/** `name=value`, repeatable; numbers and true/false are read as such. */
+/** `name=value`, repeatable. Numbers, true, false and JSON are read as such, `a,b` as a list, the rest as text. */
 export function assignment(text: string, previous: Record<string, unknown> = {}): Record<string, unknown> {
   const at = text.indexOf('=');
   if (at < 1) {
     throw new InvalidArgumentError('Give name=value, for instance lr=1e-4.');
   }
-  const raw = text.slice(at + 1);
-  const value =
-    raw === 'true' ? true : raw === 'false' ? false : raw !== '' && Number.isFinite(Number(raw)) ? Number(raw) : raw;
-  return { ...previous, [text.slice(0, at)]: value };
+  return { ...previous, [text.slice(0, at)]: valueOf(text.slice(at + 1)) };
+}
+
+function valueOf(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return text.includes(',') ? text.split(',') : text;
+  }
 }
 
 export const jsonOption = () => new Option('--json', 'print exactly one JSON document on stdout');
