@@ -25,10 +25,10 @@ export function assignment(text: string, previous: Record<string, unknown> = {})
   if (at < 1) {
     throw new InvalidArgumentError('Give name=value, for instance lr=1e-4.');
   }
-  return { ...previous, [text.slice(0, at)]: valueOf(text.slice(at + 1)) };
+  return { ...previous, [text.slice(0, at)]: parseValue(text.slice(at + 1)) };
 }
 
-function valueOf(text: string): unknown {
+function parseValue(text: string): unknown {
   try {
     return JSON.parse(text);
   } catch {
