@@ -31,7 +31,10 @@ async function run(benchmark: Benchmark, options: Options): Promise<Report> {
   return {
     bench: benchmark.name,
     date: new Date().toISOString().slice(0, 10),
-    command: ['npm run bench --', ...process.argv.slice(2).filter((arg) => arg !== '--markdown')].join(' '),
+    command: [
+      'npm run bench --',
+      ...process.argv.slice(2).filter((arg) => !['--markdown', '--json'].includes(arg)),
+    ].join(' '),
     machine: describeMachine(),
     seeds,
     seconds: (performance.now() - began) / 1000,

@@ -65,7 +65,7 @@ function planOf({ quick, peers, fullPeers, ...asked }: Options) {
   return {
     shots,
     methods: all.filter((name) => asked.methods?.includes(name) ?? !(quick && name === 'full')),
-    draws: asked.draws ?? (quick ? 2 : 5),
+    draws: asked.draws ?? (quick ? 1 : 5),
     classes: quick ? 12 : undefined,
     testRows: quick ? 240 : undefined,
     peerShots: withPeers ? shots.filter((count) => fullPeers || count === 5) : [],

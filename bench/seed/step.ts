@@ -45,7 +45,7 @@ export const step: Benchmark = {
   async run({ quick, peers }) {
     const encoder = await loadEncoder();
     const shape = { batch: 16, tokens: 64 };
-    const [rounds, runs] = quick ? [3, 2] : [8, 5];
+    const [rounds, runs] = quick ? [2, 2] : [8, 5];
     const python = peers && !quick ? peersPython() : undefined;
     const rows: Row[] = [];
     for (const kind of ['lora', 'full'] as const) {
