@@ -1,4 +1,4 @@
-export type TrainStage = 'read' | 'features' | 'race' | 'fit' | 'evaluate' | 'save';
+export type TrainStage = 'read' | 'features' | 'race' | 'fit' | 'evaluate';
 
 /** What a run is doing. */
 export interface TrainEvent {
@@ -16,8 +16,7 @@ const spans: Readonly<Record<TrainStage, readonly [number, number]>> = {
   features: [0.01, 0.1],
   race: [0.1, 0.7],
   fit: [0.7, 0.93],
-  evaluate: [0.93, 0.99],
-  save: [0.99, 1],
+  evaluate: [0.93, 1],
 };
 
 /** Events closer than this to the last one of their stage are not worth showing. */
