@@ -1,6 +1,7 @@
 import { parseArgs } from 'node:util';
 import type { Benchmark, Options } from './lib/bench.js';
 import { describeMachine } from './lib/machine.js';
+import { Unavailable } from './lib/paths.js';
 import { markdown, type Report, table } from './lib/report.js';
 import { banking77 } from './seed/banking77.js';
 import { encoder } from './seed/encoder.js';
@@ -84,4 +85,8 @@ async function main(): Promise<number> {
   return 0;
 }
 
-process.exitCode = await main();
+process.exitCode = await main().catch((error) => {
+  if (!(error instanceof Unavailable)) throw error;
+  process.stderr.write(`${error.message}\n`);
+  return 2;
+});

@@ -3,14 +3,15 @@ import { existsSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import path from 'node:path';
 import { createInterface } from 'node:readline';
-import { repository } from './paths.js';
+import { repository, Unavailable } from './paths.js';
 
 export const noPeers = 'peer not run: set FEWTUNE_PEERS_PYTHON to a Python that has it (bench/README.md)';
 
 /** The Python that has the peers installed, named by FEWTUNE_PEERS_PYTHON. */
 export function peersPython(): string | undefined {
   const python = process.env.FEWTUNE_PEERS_PYTHON;
-  if (python && !existsSync(python)) throw new Error(`FEWTUNE_PEERS_PYTHON names ${python}, which does not exist`);
+  if (python && !existsSync(python))
+    throw new Unavailable(`FEWTUNE_PEERS_PYTHON names ${python}, which does not exist`);
   return python || undefined;
 }
 
