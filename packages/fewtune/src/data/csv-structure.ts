@@ -30,10 +30,15 @@ export function guessDelimiter(bytes: Buffer, extension: string): string {
   if (extension === '.tsv') return bytes.includes(0x09) ? '\t' : NO_DELIMITER;
   const counts = new Map([',', ';', '\t', '|'].map((candidate) => [candidate.charCodeAt(0), 0]));
   let quoted = false;
+  let blank = true;
   for (const byte of bytes) {
     if (byte === QUOTE) quoted = !quoted;
-    else if (!quoted && (byte === LF || byte === CR)) break;
-    else if (!quoted && counts.has(byte)) counts.set(byte, counts.get(byte)! + 1);
+    else if (!quoted && (byte === LF || byte === CR)) {
+      if (!blank) break; // the header's end; blank lines may stand above it
+      continue;
+    }
+    blank &&= byte === SPACE;
+    if (!quoted && counts.has(byte)) counts.set(byte, counts.get(byte)! + 1);
   }
   const [best, count] = [...counts].reduce((a, b) => (b[1] > a[1] ? b : a));
   return count > 0 ? String.fromCharCode(best) : NO_DELIMITER;

@@ -99,6 +99,14 @@ describe('formats', () => {
     expect(numbers.labels).toEqual(['1.0', '2']);
   });
 
+  test('a byte order mark before JSON, and blank lines above a CSV header', async () => {
+    expect(await readTable(await write(`\ufeff${JSON.stringify(rows)}`, 'a.json'))).toMatchObject(expected);
+    expect(
+      await readTable(await write(`\ufeff${rows.map((r) => JSON.stringify(r)).join('\n')}`, 'a.jsonl')),
+    ).toMatchObject(expected);
+    expect(await readTable(await write('\n  \ntext;label\na, b;x\n'))).toMatchObject({ texts: ['a, b'], lines: [4] });
+  });
+
   test('JSON keys with quotes and slashes', async () => {
     const file = await write('{"a/b~\\"c":"hello","$.x":"y"}\n', 'a.jsonl');
     expect(await readTable(file, { text: 'a/b~"c', label: '$.x' })).toMatchObject({ texts: ['hello'], labels: ['y'] });
@@ -219,6 +227,14 @@ describe('stated remedies', () => {
     const data = await readTable(await write(Buffer.from('text,label\nna\u00efve caf\u00e9,x\nplain,y\n', 'latin1')));
     expect(data.texts).toEqual(['naïve café', 'plain']);
     expect(data.repairs).toMatchObject([{ kind: 'encoding', count: 1, examples: ['line 2'] }]);
+  });
+
+  test('Latin-1 in JSON and in plain lines', async () => {
+    const json = Buffer.from('{"text":"plain","label":"x"}\n{"text":"caf\u00e9","label":"y"}\n', 'latin1');
+    const data = await readTable(await write(json, 'a.jsonl'));
+    expect(data.texts).toEqual(['plain', 'café']);
+    expect(data.repairs).toMatchObject([{ kind: 'encoding', count: 1, examples: ['line 2'] }]);
+    expect((await readTexts(await write(Buffer.from('caf\u00e9\n', 'latin1'), 'a.txt'))).texts).toEqual(['café']);
   });
 
   test('UTF-16 as Excel writes it', async () => {

@@ -146,6 +146,18 @@ function encodingRepair(
   };
 }
 
+/** The lines of a text as records. */
+function lineRecords(bytes: Buffer): { start: number; end: number; line: number }[] {
+  const records: { start: number; end: number; line: number }[] = [];
+  for (let start = 0; start < bytes.length; ) {
+    const found = bytes.indexOf(0x0a, start);
+    const end = found < 0 ? bytes.length : found;
+    records.push({ start, end, line: records.length + 1 });
+    start = end + 1;
+  }
+  return records;
+}
+
 /** Drops empty fields beyond the header's width; any other ragged record is an error. */
 function evenRecords(
   job: Job,
@@ -182,7 +194,7 @@ function evenRecords(
 }
 
 async function readCsv(job: Job): Promise<RawRows> {
-  const { bytes, convertedFrom } = decodeText(job.file, await readBytes(job.file));
+  const { bytes, changed, convertedFrom } = decodeText(job.file, await readBytes(job.file));
   const delimiter = guessDelimiter(bytes, job.extension);
   const structure = scanCsv(job.file, bytes, delimiter);
   if (structure.records.length === 0) {
@@ -201,7 +213,7 @@ async function readCsv(job: Job): Promise<RawRows> {
   }
 
   let path = await plainPath(job);
-  if (!structure.regular || repairs.length > 0) {
+  if (changed || !structure.regular || repairs.length > 0) {
     path = join(job.scratch, 'mended.csv');
     const lineBreak = Buffer.from('\n');
     await writeFile(path, Buffer.concat(records.flatMap(({ start, end }) => [bytes.subarray(start, end), lineBreak])));
@@ -235,16 +247,7 @@ async function readLines(job: Job): Promise<RawRows> {
   const { bytes, convertedFrom } = decodeText(job.file, await readBytes(job.file));
   const texts = bytes.toString().split(/\r\n|\n|\r/);
   if (texts.at(-1) === '') texts.pop();
-  const repairs: Repair[] = [];
-  if (convertedFrom !== undefined) {
-    const foreign = texts.flatMap((text, i) => (/[^\0-\x7f]/.test(text) ? [i + 1] : []));
-    repairs.push({
-      kind: 'encoding',
-      count: foreign.length,
-      examples: foreign.slice(0, 5).map((line) => `line ${line}`),
-      remedy: `the file is not UTF-8 and was read as ${convertedFrom}`,
-    });
-  }
+  const repairs = convertedFrom === undefined ? [] : [encodingRepair(bytes, lineRecords(bytes), convertedFrom)];
   return { source: job.file, texts, labels: texts.map(() => null), lines: texts.map((_, i) => i + 1), repairs };
 }
 
@@ -278,7 +281,7 @@ function invalidJson(job: Job, bytes: Buffer, format: string, cause: Error): Few
 }
 
 async function readJson(job: Job): Promise<RawRows> {
-  const { bytes, convertedFrom } = decodeText(job.file, await readBytes(job.file));
+  const { bytes, changed, convertedFrom } = decodeText(job.file, await readBytes(job.file));
   const firstCharacter = bytes.subarray(0, 1000).toString().trimStart()[0];
   const format =
     job.extension === '.json' && firstCharacter === '['
@@ -286,13 +289,11 @@ async function readJson(job: Job): Promise<RawRows> {
       : job.extension === '.json'
         ? 'unstructured'
         : 'newline_delimited';
-  const repairs: Repair[] = [];
+  const repairs = convertedFrom === undefined ? [] : [encodingRepair(bytes, lineRecords(bytes), convertedFrom)];
   let path = await plainPath(job);
-  if (convertedFrom !== undefined) {
+  if (changed) {
     path = join(job.scratch, 'mended.json');
     await writeFile(path, bytes);
-    const everything = [{ start: 0, end: bytes.length, line: 1 }];
-    repairs.push(encodingRepair(bytes, everything, convertedFrom));
   }
   const source = `read_json_objects($1, format='${format}', maximum_object_size=${bytes.length + 1024})`;
   let described: Awaited<ReturnType<Query>>;

@@ -57,7 +57,10 @@ export class CachedFeatures implements FeatureSource {
   async dispose(): Promise<void> {
     const embedder = this.#embedder;
     this.#embedder = undefined;
-    await (await embedder)?.dispose();
+    await embedder?.then(
+      (opened) => opened.dispose(),
+      () => {}, // what never opened is told to whoever asked for features
+    );
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
