@@ -1,21 +1,24 @@
-import { mkdtemp, readFile, rm, stat, symlink, writeFile } from 'node:fs/promises';
+import { mkdtemp, rm, stat } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { extname, join, resolve } from 'node:path';
 import { FewtuneError, throwIfAborted } from '../errors.js';
 import { cleanRows, cleanTexts, type RawRows } from './clean.js';
-import { chooseColumn } from './columns.js';
-import { type CsvRecord, guessDelimiter, scanCsv } from './csv-structure.js';
-import type { Repair, TextDataset, TextList } from './dataset.js';
-import { cellText, type Query, quoteIdentifier, withDuckDb } from './duckdb.js';
+import type { TextDataset, TextList } from './dataset.js';
+import { cellText, quoteIdentifier, withDuckDb } from './duckdb.js';
 import { decodeText } from './encoding.js';
+import { readCsv } from './read-csv.js';
+import {
+  columnsOf,
+  encodingRepair,
+  type Job,
+  lineRecords,
+  plainPath,
+  type ReadOptions,
+  readBytes,
+} from './read-job.js';
+import { readJson } from './read-json.js';
 
-export interface ReadOptions {
-  /** Column of the sentences; by default the one whose name is recognised (`text`, `sentence`, `review` …). */
-  text?: string;
-  /** Column of the labels; by default the one whose name is recognised (`label`, `category`, `intent` …). */
-  label?: string;
-  signal?: AbortSignal;
-}
+export type { ReadOptions } from './read-job.js';
 
 /** A longer cell (in characters) is a damaged file or a whole document, never a sentence. */
 export const MAX_CELL_CHARACTERS = 1_000_000;
@@ -78,16 +81,6 @@ async function readRows(file: string, options: ReadOptions, labelled: boolean): 
   }
 }
 
-interface Job {
-  readonly file: string;
-  readonly extension: string;
-  /** A folder for a mended copy, removed afterwards. */
-  readonly scratch: string;
-  readonly query: Query;
-  readonly options: ReadOptions;
-  readonly labelled: boolean;
-}
-
 async function requireFile(file: string): Promise<void> {
   try {
     const info = await stat(file);
@@ -109,139 +102,6 @@ async function requireFile(file: string): Promise<void> {
   }
 }
 
-async function readBytes(file: string): Promise<Buffer> {
-  try {
-    return await readFile(file);
-  } catch (error) {
-    throw new FewtuneError('FILE_UNREADABLE', `${file}: ${(error as Error).message}`, { cause: error });
-  }
-}
-
-/** DuckDB takes `*`, `?` and `[` in a path for a pattern; a link with a plain name stands in for such a file. */
-async function plainPath(job: Job): Promise<string> {
-  const path = resolve(job.file);
-  if (!/[*?[\]{}]/.test(path)) return path;
-  const link = join(job.scratch, `input${job.extension}`);
-  await symlink(path, link);
-  return link;
-}
-
-function columnsOf(job: Job, names: readonly string[]): { text: number; label: number } {
-  const text = chooseColumn(job.file, names, 'text', job.options.text);
-  const label = job.labelled ? chooseColumn(job.file, names, 'label', job.options.label) : -1;
-  return { text, label };
-}
-
-function encodingRepair(
-  bytes: Buffer,
-  records: readonly { start: number; end: number; line: number }[],
-  from: string,
-): Repair {
-  const foreign = records.filter(({ start, end }) => bytes.subarray(start, end).some((byte) => byte > 127));
-  return {
-    kind: 'encoding',
-    count: foreign.length,
-    examples: foreign.slice(0, 5).map(({ line }) => `line ${line}`),
-    remedy: `the file is not UTF-8 and was read as ${from}`,
-  };
-}
-
-/** The lines of a text as records. */
-function lineRecords(bytes: Buffer): { start: number; end: number; line: number }[] {
-  const records: { start: number; end: number; line: number }[] = [];
-  for (let start = 0; start < bytes.length; ) {
-    const found = bytes.indexOf(0x0a, start);
-    const end = found < 0 ? bytes.length : found;
-    records.push({ start, end, line: records.length + 1 });
-    start = end + 1;
-  }
-  return records;
-}
-
-/** Drops empty fields beyond the header's width; any other ragged record is an error. */
-function evenRecords(
-  job: Job,
-  bytes: Buffer,
-  records: readonly CsvRecord[],
-): { records: CsvRecord[]; mended: CsvRecord[] } {
-  const width = records[0]!.fieldEnds.length;
-  const mended: CsvRecord[] = [];
-  const even = records.map((record) => {
-    const found = record.fieldEnds.length;
-    if (found === width) return record;
-    const end = record.fieldEnds[width - 1];
-    // Beyond the last wanted field only delimiters, spaces and empty quotes may stand.
-    if (
-      end === undefined ||
-      /[^\s"]/.test(
-        bytes
-          .subarray(end, record.end)
-          .toString()
-          .replaceAll(/[,;\t|]/g, ''),
-      )
-    ) {
-      throw new FewtuneError(
-        'FILE_UNREADABLE',
-        `${job.file}:${record.line}: ${found} field${found === 1 ? '' : 's'} where the header names ${width}. ` +
-          'Put quotes round a cell that contains the delimiter or a line break, or add the missing cells.',
-      );
-    }
-    const trimmed = { ...record, end, fieldEnds: record.fieldEnds.slice(0, width) };
-    mended.push(trimmed);
-    return trimmed;
-  });
-  return { records: even, mended };
-}
-
-async function readCsv(job: Job): Promise<RawRows> {
-  const { bytes, changed, convertedFrom } = decodeText(job.file, await readBytes(job.file));
-  const delimiter = guessDelimiter(bytes, job.extension);
-  const structure = scanCsv(job.file, bytes, delimiter);
-  if (structure.records.length === 0) {
-    throw new FewtuneError('ROWS_EMPTY', `${job.file}: the file is blank. Add a line of column names and examples.`);
-  }
-  const { records, mended } = evenRecords(job, bytes, structure.records);
-  const repairs: Repair[] = [];
-  if (convertedFrom !== undefined) repairs.push(encodingRepair(bytes, records, convertedFrom));
-  if (mended.length > 0) {
-    repairs.push({
-      kind: 'trailing-fields',
-      count: mended.length,
-      examples: mended.slice(0, 5).map(({ line }) => `line ${line}`),
-      remedy: 'empty fields beyond the last column were dropped',
-    });
-  }
-
-  let path = await plainPath(job);
-  if (changed || !structure.regular || repairs.length > 0) {
-    path = join(job.scratch, 'mended.csv');
-    const lineBreak = Buffer.from('\n');
-    await writeFile(path, Buffer.concat(records.flatMap(({ start, end }) => [bytes.subarray(start, end), lineBreak])));
-  }
-  const width = records[0]!.fieldEnds.length;
-  const longest = records.reduce((most, { start, end }) => Math.max(most, end - start), 0) + 1024;
-  const columns = Array.from({ length: width }, (_, i) => `'c${i}': 'VARCHAR'`).join(', ');
-  const source =
-    `read_csv($1, auto_detect=false, header=false, delim='${delimiter}', quote='"', escape='"', strict_mode=true, ` +
-    `null_padding=false, parallel=false, max_line_size=${Math.max(2_097_152, longest)}, ` +
-    `buffer_size=${Math.max(8_388_608, 4 * longest)}, columns={${columns}})`;
-  const header = await job.query(`SELECT * FROM ${source} LIMIT 1`, [path]);
-  const names = header.rows[0]!.map((cell) => (cellText(cell) ?? '').trim());
-  const { text, label } = columnsOf(job, names);
-  const wanted = label < 0 ? `c${text}` : `c${text}, c${label}`;
-  const { rows } = await job.query(`SELECT ${wanted} FROM ${source} OFFSET 1`, [path]);
-  if (rows.length !== records.length - 1) {
-    throw new Error(`${records.length - 1} records were counted and ${rows.length} read`);
-  }
-  return {
-    source: job.file,
-    texts: rows.map((row) => cellText(row[0])),
-    labels: rows.map((row) => cellText(row[1])),
-    lines: records.slice(1).map(({ line }) => line),
-    repairs,
-  };
-}
-
 /** One sentence a line. */
 async function readLines(job: Job): Promise<RawRows> {
   const { bytes, convertedFrom } = decodeText(job.file, await readBytes(job.file));
@@ -249,90 +109,6 @@ async function readLines(job: Job): Promise<RawRows> {
   if (texts.at(-1) === '') texts.pop();
   const repairs = convertedFrom === undefined ? [] : [encodingRepair(bytes, lineRecords(bytes), convertedFrom)];
   return { source: job.file, texts, labels: texts.map(() => null), lines: texts.map((_, i) => i + 1), repairs };
-}
-
-/** Where the objects of a JSONL file start; other JSON numbers its objects. */
-function jsonLines(bytes: Buffer, format: string, count: number): number[] {
-  if (format === 'newline_delimited') {
-    const lines = bytes
-      .toString()
-      .split('\n')
-      .flatMap((line, i) => (line.trim() === '' ? [] : [i + 1]));
-    if (lines.length === count) return lines;
-  }
-  return Array.from({ length: count }, (_, i) => i + 1);
-}
-
-/** DuckDB's own message names the path of a mended copy, and a line that does not count blank ones. */
-function invalidJson(job: Job, bytes: Buffer, format: string, cause: Error): FewtuneError {
-  const reason = /line \d+: (.*)/.exec(cause.message)?.[1] ?? cause.message.split('\n')[0];
-  const isJson = (line: string) => {
-    try {
-      JSON.parse(line);
-      return true;
-    } catch {
-      return false;
-    }
-  };
-  const lines = format === 'newline_delimited' ? bytes.toString().split('\n') : [];
-  const broken = lines.findIndex((line) => line.trim() !== '' && !isJson(line));
-  const place = broken < 0 ? job.file : `${job.file}:${broken + 1}`;
-  return new FewtuneError('FILE_UNREADABLE', `${place}: this is not valid JSON: ${reason}`, { cause });
-}
-
-async function readJson(job: Job): Promise<RawRows> {
-  const { bytes, changed, convertedFrom } = decodeText(job.file, await readBytes(job.file));
-  const firstCharacter = bytes.subarray(0, 1000).toString().trimStart()[0];
-  const format =
-    job.extension === '.json' && firstCharacter === '['
-      ? 'array'
-      : job.extension === '.json'
-        ? 'unstructured'
-        : 'newline_delimited';
-  const repairs = convertedFrom === undefined ? [] : [encodingRepair(bytes, lineRecords(bytes), convertedFrom)];
-  let path = await plainPath(job);
-  if (changed) {
-    path = join(job.scratch, 'mended.json');
-    await writeFile(path, bytes);
-  }
-  const source = `read_json_objects($1, format='${format}', maximum_object_size=${bytes.length + 1024})`;
-  let described: Awaited<ReturnType<Query>>;
-  try {
-    described = await job.query(`SELECT json_type(json), json_keys(json) FROM ${source}`, [path]);
-  } catch (error) {
-    throw invalidJson(job, bytes, format, error as Error);
-  }
-  const lines = jsonLines(bytes, format, described.rows.length);
-  const wrong = described.rows.findIndex(([type]) => type !== 'OBJECT');
-  if (wrong >= 0) {
-    throw new FewtuneError(
-      'FILE_UNREADABLE',
-      `${job.file}:${lines[wrong]}: found a JSON ${String(described.rows[wrong]![0]).toLowerCase()} where an object ` +
-        'such as {"text": "…", "label": "…"} is expected.',
-    );
-  }
-  const names = new Set<string>();
-  for (const [, keys] of described.rows) {
-    for (const key of (keys as { items: readonly string[] }).items) names.add(key);
-  }
-  if (described.rows.length === 0) {
-    throw new FewtuneError('ROWS_EMPTY', `${job.file}: there are no objects in the file. Add examples.`);
-  }
-  const all = [...names];
-  const { text, label } = columnsOf(job, all);
-  // A JSON pointer (RFC 6901) reaches a key whatever characters it has.
-  const pointer = (name: string) => `/${name.replaceAll('~', '~0').replaceAll('/', '~1')}`;
-  const { rows } = await job.query(
-    `SELECT json_extract_string(json, $2)${label < 0 ? '' : ', json_extract_string(json, $3)'} FROM ${source}`,
-    [path, pointer(all[text]!), ...(label < 0 ? [] : [pointer(all[label]!)])],
-  );
-  return {
-    source: job.file,
-    texts: rows.map((row) => cellText(row[0])),
-    labels: rows.map((row) => cellText(row[1])),
-    lines,
-    repairs,
-  };
 }
 
 async function readParquet(job: Job): Promise<RawRows> {

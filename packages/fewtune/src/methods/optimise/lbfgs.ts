@@ -7,8 +7,6 @@ export interface LbfgsOptions {
   maxIterations?: number;
   /** Stops when no gradient entry exceeds this; 1e-5 by default. */
   gradientTolerance?: number;
-  /** Stops when the value falls by less than this share of itself; 0 (off) by default. */
-  valueTolerance?: number;
   /** Pairs (step, change of gradient) kept. */
   memory?: number;
   signal?: AbortSignal;
@@ -99,7 +97,7 @@ export async function lbfgs(
   start: Float64Array,
   options: LbfgsOptions = {},
 ): Promise<LbfgsResult> {
-  const { maxIterations = 200, gradientTolerance = 1e-5, valueTolerance = 0, memory = 10, signal } = options;
+  const { maxIterations = 200, gradientTolerance = 1e-5, memory = 10, signal } = options;
   let x = new Float64Array(start);
   let gradient = new Float64Array(x.length);
   let value = await objective(x, gradient);
@@ -140,14 +138,11 @@ export async function lbfgs(
       pairs.push({ step, change, curvature });
       if (pairs.length > memory) pairs.shift();
     }
-    const fall = value - wolfe.f;
     x = trial;
     gradient = trialGradient;
     value = wolfe.f;
     iterations++;
-    converged =
-      largest(gradient) <= gradientTolerance ||
-      (valueTolerance > 0 && fall <= valueTolerance * Math.max(1e-12, Math.abs(value)));
+    converged = largest(gradient) <= gradientTolerance;
   }
   return { x, value, iterations, evaluations, converged };
 }
