@@ -72,10 +72,10 @@ export function cleanTexts(rows: RawRows): TextList {
 }
 
 /**
- * Labelled rows worth learning from: trimmed, none blank, each text once, and no text with two labels.
+ * Labelled rows: trimmed, none blank; for training also each text once, and no text with two labels.
  * @throws FewtuneError ROWS_EMPTY, TEXT_BLANK, LABELS_CONFLICT
  */
-export function cleanRows(rows: RawRows): TextDataset {
+export function cleanRows(rows: RawRows, purpose: 'train' | 'test' = 'train'): TextDataset {
   const log = new RepairLog();
   const withText = textRows(rows, log);
   requireRows(rows, withText);
@@ -102,6 +102,7 @@ export function cleanRows(rows: RawRows): TextDataset {
   const seen = new Set<string>();
   let contradicting = 0;
   const kept = labelled.filter(({ text, label, line }) => {
+    if (purpose === 'test') return true;
     const labels = labelsOf.get(text)!;
     if (labels.size > 1) {
       contradicting++;

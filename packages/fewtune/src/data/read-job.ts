@@ -10,6 +10,11 @@ export interface ReadOptions {
   text?: string;
   /** Column of the labels; by default the one whose name is recognised (`label`, `category`, `intent` …). */
   label?: string;
+  /**
+   * `train` (default) keeps each text once and leaves out texts with contradicting labels; `test` leaves such rows as
+   * they are, so that a published test set is measured on whole.
+   */
+  purpose?: 'train' | 'test';
   signal?: AbortSignal;
 }
 

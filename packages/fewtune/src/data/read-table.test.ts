@@ -261,6 +261,13 @@ describe('stated remedies', () => {
     expect(data.repairs.at(-1)!.examples.join()).toMatch(/line 6: "c" is labelled "x", "y"/);
   });
 
+  test('a test set keeps repeats and contradictions', async () => {
+    const file = await write('text,label\na,x\na,x\na,y\n,x\n');
+    const data = await readTable(file, { purpose: 'test' });
+    expect(data).toMatchObject({ texts: ['a', 'a', 'a'], labels: ['x', 'x', 'y'] });
+    expect(data.repairs.map(({ kind }) => kind)).toEqual(['blank-text']);
+  });
+
   test('when more than a fifth of the rows contradict each other, a label is wrong altogether', async () => {
     const error = await failure(readTable(await write('text,label\na,x\na,y\nb,x\nb,y\nc,x\n')));
     expect(error.code).toBe('LABELS_CONFLICT');

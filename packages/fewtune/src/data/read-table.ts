@@ -43,11 +43,11 @@ type Format = typeof formats extends Map<string, infer F> ? F : never;
  * @example const data = await readTable('tickets.csv', { text: 'message', label: 'intent' });
  */
 export async function readTable(file: string, options: ReadOptions = {}): Promise<TextDataset> {
-  return cleanRows(await readRows(file, options, true));
+  return cleanRows(await readRows(file, options, true), options.purpose);
 }
 
 /** Reads sentences without labels, for prediction: also from a `.txt` file with one sentence a line. */
-export async function readTexts(file: string, options: Omit<ReadOptions, 'label'> = {}): Promise<TextList> {
+export async function readTexts(file: string, options: Omit<ReadOptions, 'label' | 'purpose'> = {}): Promise<TextList> {
   return cleanTexts(await readRows(file, options, false));
 }
 
