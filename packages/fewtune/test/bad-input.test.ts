@@ -133,6 +133,8 @@ describe('places and options', () => {
     [['train', 'good.csv', '--set', 'rank=8'], /--method/],
     [['train', 'good.csv', '--method', 'tfidf', '--set', 'nonsense=1'], /nonsense/],
     [['predict', 'nowhere', 'text'], /MODEL_NOT_FOUND/],
+    [['predict', 'nowhere', 'text', '--file', 'good.csv'], /give one of them/],
+    [['predict', 'nowhere'], /stdin.*blank/],
   ])('%j is a usage error', async (args, words) => {
     await writeFile(join(folder, 'good.csv'), good);
     const { code, stdout, stderr } = await fewtune(args, { cwd: folder });

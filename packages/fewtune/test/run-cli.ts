@@ -1,4 +1,6 @@
 import { spawn } from 'node:child_process';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 const main = fileURLToPath(new URL('../dist/cli/main.js', import.meta.url));
@@ -19,7 +21,8 @@ export interface CliOptions {
 /** Runs the built command line as a user would, in a process of its own. */
 export function fewtune(args: readonly string[], { cwd, stdin, interruptAt }: CliOptions): Promise<CliResult> {
   return new Promise((resolve, reject) => {
-    const child = spawn(process.execPath, [main, ...args], { cwd, env: { ...process.env, FEWTUNE_DEBUG: '' } });
+    const env = { ...process.env, FEWTUNE_DEBUG: '', FEWTUNE_CACHE: join(tmpdir(), 'fewtune-test-cache') };
+    const child = spawn(process.execPath, [main, ...args], { cwd, env });
     let stdout = '';
     let stderr = '';
     let interrupted = false;

@@ -66,10 +66,16 @@ async function readStdin(signal: AbortSignal): Promise<string> {
   const chunks: Buffer[] = [];
   const stop = () => process.stdin.destroy();
   signal.addEventListener('abort', stop, { once: true });
-  for await (const chunk of process.stdin) {
-    chunks.push(chunk as Buffer);
+  try {
+    for await (const chunk of process.stdin) {
+      chunks.push(chunk as Buffer);
+    }
+  } catch (error) {
+    throwIfAborted(signal); // a stream that was closed on purpose says that it ended too early
+    throw error;
+  } finally {
+    signal.removeEventListener('abort', stop);
   }
-  signal.removeEventListener('abort', stop);
   throwIfAborted(signal);
   return Buffer.concat(chunks).toString('utf8');
 }
