@@ -87,11 +87,29 @@ describe('the race', () => {
   });
 
   test('what does not fit the budget is skipped, with the reason', async () => {
-    const full = scripted('full', 1, 40);
+    const full = scripted('full', 1, 400);
     const { advice } = await run([scripted('linear', 0.6), full]);
     expect(full.fits).toBe(0);
     expect(advice.chosen).toBe('linear');
-    expect(advice.skipped).toEqual([{ method: 'full', reason: expect.stringContaining('about 90 s') }]); // 40 + 40 · 5/4
+    expect(advice.skipped).toEqual([{ method: 'full', reason: expect.stringContaining('900 s') }]); // 400 + 400 · 5/4
+  });
+
+  test('a fold that turns out too slow is given up after a tenth of it', async () => {
+    const slow = scripted('full', 1, 0.1);
+    let reached = 0;
+    slow.method.fit = async (_, __, { signal, onProgress }) => {
+      for (let step = 1; step <= 50; step++) {
+        signal?.throwIfAborted();
+        await new Promise((resolve) => setTimeout(resolve, 20));
+        onProgress?.(step / 50, {});
+        reached = step;
+      }
+      throw new Error('it was not given up');
+    };
+    // A fold takes 1 s at this speed, with the last fit 2.25 s: more than the budget.
+    const { advice } = await run([scripted('linear', 0.6), slow], { budgetSeconds: 1.5 });
+    expect(reached).toBeLessThan(15);
+    expect(advice).toMatchObject({ chosen: 'linear', skipped: [{ method: 'full' }] });
   });
 
   test('a costly method that is clearly behind gets no further fold', async () => {

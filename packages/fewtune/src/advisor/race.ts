@@ -36,99 +36,187 @@ interface Runner {
   note?: string;
 }
 
+/** What the parts of a race share. */
+interface Track {
+  readonly data: Labelled;
+  readonly options: RaceOptions;
+  readonly alone: boolean;
+  /** Those that predicted at least one fold, in order of cost. */
+  readonly runners: Runner[];
+  readonly skipped: Advice['skipped'];
+  /** Seconds since the start. */
+  elapsed(): number;
+}
+
 /**
  * Races methods by stratified cross-validation. Those that need seconds predict every row. Those that train the encoder
- * take turns, one fold each, while the estimated time still fits the budget with the winner's last fit set aside; one
- * whose paired 95 % interval lies below the leader is not given further folds.
+ * take turns, one fold each, while one more fold and the winner's last fit fit the budget; one whose paired 95 % interval
+ * lies below the leader is not given further folds.
  */
 export async function race(
   data: Labelled,
   candidates: readonly Candidate[],
   options: RaceOptions,
 ): Promise<RaceResult> {
-  const { folds, foldCount, budgetSeconds, context, requested } = options;
   const started = performance.now();
-  const elapsed = () => (performance.now() - started) / 1000;
-  const skipped: Advice['skipped'] = [];
-  const runners: Runner[] = [];
-  const alone = candidates.length === 1;
-  const cheap = candidates.filter((c) => !costly.has(c.method.name));
-  const dear = candidates.filter((c) => costly.has(c.method.name));
-
-  const runFold = async (runner: Runner, fold: number) => {
-    throwIfAborted(context.signal);
-    const name = runner.candidate.method.name;
-    const tell = (within: number, metrics: Readonly<Record<string, number>>) =>
-      options.onProgress?.(Math.min(0.99, elapsed() / budgetSeconds), {
-        method: name,
-        fold: `${fold + 1}/${foldCount}`,
-        ...(within > 0 ? metrics : {}),
-      });
-    tell(0, {});
-    await runner.outOfFold.addFold(runner.candidate, data, folds, fold, { ...context, onProgress: tell });
+  const track: Track = {
+    data,
+    options,
+    alone: candidates.length === 1,
+    runners: [],
+    skipped: [],
+    elapsed: () => (performance.now() - started) / 1000,
   };
-
-  for (const candidate of cheap) {
-    const runner: Runner = { candidate, outOfFold: new OutOfFold(data.texts.length, data.classes.length) };
-    for (let fold = 0; fold < foldCount; fold++) {
-      const perFold = runner.outOfFold.foldsDone === 0 ? 0 : runner.outOfFold.seconds / runner.outOfFold.foldsDone;
-      if (elapsed() + perFold > budgetSeconds && (fold > 0 || runners.length > 0)) {
-        break;
-      }
-      await runFold(runner, fold);
-    }
-    if (runner.outOfFold.foldsDone === 0) {
-      skipped.push({ method: candidate.method.name, reason: outOfBudget(elapsed(), budgetSeconds) });
-      continue;
-    }
-    if (runner.outOfFold.foldsDone < foldCount) {
-      runner.note = partOfFolds(runner, foldCount, budgetSeconds);
-    }
-    runners.push(runner);
+  for (const candidate of candidates.filter(({ method }) => !costly.has(method.name))) {
+    await runQuick(track, candidate);
   }
-
-  const racing = await Promise.all(
-    dear.map(async (candidate) => ({
-      runner: { candidate, outOfFold: new OutOfFold(data.texts.length, data.classes.length) } as Runner,
-      estimate: await estimateSeconds(candidate, data, context),
-    })),
+  await runCostly(
+    track,
+    candidates.filter(({ method }) => costly.has(method.name)),
   );
+  return conclude(track);
+}
+
+/** All folds of a method that needs seconds, as long as the budget lasts; the first method has no limit. */
+async function runQuick(track: Track, candidate: Candidate): Promise<void> {
+  const { foldCount, budgetSeconds } = track.options;
+  const runner = newRunner(track, candidate);
+  for (let fold = 0; fold < foldCount; fold++) {
+    const mayStop = fold > 0 || track.runners.length > 0;
+    if (mayStop && track.elapsed() + secondsPerFold(runner) > budgetSeconds) {
+      break;
+    }
+    await runFold(track, runner, fold);
+  }
+  if (runner.outOfFold.foldsDone === 0) {
+    const reason = `the ${budgetSeconds} s budget was used up after ${Math.round(track.elapsed())} s; raise the budget to try it`;
+    track.skipped.push({ method: candidate.method.name, reason });
+    return;
+  }
+  if (runner.outOfFold.foldsDone < foldCount) {
+    runner.note = partOfFolds(runner, track.options);
+  }
+  track.runners.push(runner);
+}
+
+/** Methods that train the encoder, cheapest first, one fold each in turn. */
+async function runCostly(track: Track, candidates: readonly Candidate[]): Promise<void> {
+  const { data, options } = track;
+  const { foldCount, budgetSeconds, context } = options;
+  const racing: { runner: Runner; estimate: number }[] = [];
+  for (const candidate of candidates) {
+    const estimate = (await candidate.method.estimateSeconds?.(data, candidate.options, context)) ?? 0;
+    racing.push({ runner: newRunner(track, candidate), estimate });
+  }
   racing.sort((a, b) => a.estimate - b.estimate);
   const foldLimit = Math.min(foldCount, options.maxCostlyFolds ?? foldCount);
   for (let fold = 0; fold < foldLimit; fold++) {
-    for (const entry of racing) {
-      const { runner } = entry;
-      if (runner.note !== undefined || runner.outOfFold.foldsDone < fold) {
-        continue;
+    for (const { runner, estimate } of racing.filter(({ runner }) => runner.note === undefined)) {
+      const perFold = fold === 0 ? estimate / estimateMayExceed : secondsPerFold(runner);
+      const mustRun = track.alone && fold === 0;
+      const left = budgetSeconds - track.elapsed();
+      const finished = mustRun
+        ? await runFold(track, runner, fold)
+        : withLastFit(perFold, foldCount) <= left && (await runFold(track, runner, fold, left));
+      if (fold === 0 && finished) {
+        track.runners.push(runner);
       }
-      const perFold = fold === 0 ? entry.estimate : runner.outOfFold.seconds / runner.outOfFold.foldsDone;
-      const lastFit = (perFold * foldCount) / (foldCount - 1); // on all rows, should it win
-      const left = budgetSeconds - elapsed();
-      if (perFold + lastFit > left && !(alone && fold === 0)) {
+      if (!finished) {
+        runner.note = partOfFolds(runner, options);
         if (fold === 0) {
-          skipped.push({
+          track.skipped.push({
             method: runner.candidate.method.name,
-            reason: `one fold and the fit on all rows would take about ${Math.ceil(perFold + lastFit)} s, ${Math.max(0, Math.floor(left))} s of the ${budgetSeconds} s budget were left; raise the budget to try it`,
+            reason: `one fold and the last fit do not fit what was left of the ${budgetSeconds} s budget, ${Math.floor(left)} s (estimate: ${Math.ceil(withLastFit(estimate, foldCount))} s); raise the budget to try it`,
           });
         }
-        runner.note = partOfFolds(runner, foldCount, budgetSeconds);
         continue;
       }
-      await runFold(runner, fold);
-      if (fold === 0) {
-        runners.push(runner);
-      }
-      const leader = leaderOf(runners, data.labels);
+      const leader = leaderOf(track.runners, data.labels);
       if (leader !== runner && compare(runner, leader, data.labels, context.seed).interval[1] < 0) {
         runner.note = `${runner.outOfFold.foldsDone} of ${foldCount} folds: clearly behind ${leader.candidate.method.name}`;
       }
     }
   }
   for (const { runner } of racing) {
-    if (runner.outOfFold.foldsDone > 0 && runner.outOfFold.foldsDone < foldCount) {
+    if (runner.outOfFold.foldsDone < foldCount) {
       runner.note ??= `${runner.outOfFold.foldsDone} of ${foldCount} folds`;
     }
   }
+}
+
+/**
+ * An estimate is taken in a moment and may be this many times too high on a busy machine, so a method is turned away
+ * untried only when a third of it does not fit; from then on its measured progress decides.
+ */
+const estimateMayExceed = 3;
+
+/** Share of a fold after which its progress is taken for its speed. */
+const tellingShare = 0.1;
+
+/** Seconds of one more fold and of the fit on all rows that follows, should the method win. */
+function withLastFit(perFold: number, foldCount: number): number {
+  return perFold + (perFold * foldCount) / (foldCount - 1);
+}
+
+/**
+ * Fits and predicts one fold. With `secondsLeft` the fold is given up as soon as its progress says that it and the last
+ * fit would take longer.
+ *
+ * @returns whether the fold was finished
+ */
+async function runFold(
+  track: Track,
+  runner: Runner,
+  fold: number,
+  secondsLeft = Number.POSITIVE_INFINITY,
+): Promise<boolean> {
+  const { data, options, elapsed } = track;
+  const { context, folds, foldCount, budgetSeconds } = options;
+  const tooSlow = new AbortController();
+  const signal = AbortSignal.any([tooSlow.signal, ...(context.signal === undefined ? [] : [context.signal])]);
+  let first: { share: number; at: number } | undefined;
+  const begun = elapsed();
+  const onProgress = (share: number, metrics: Readonly<Record<string, number>>) => {
+    first ??= { share, at: elapsed() };
+    const run = share - first.share;
+    if (run >= tellingShare) {
+      const perFold = first.at - begun + (elapsed() - first.at) / run;
+      if (withLastFit(perFold, foldCount) > secondsLeft) {
+        tooSlow.abort();
+      }
+    }
+    options.onProgress?.(Math.min(0.99, elapsed() / budgetSeconds), {
+      method: runner.candidate.method.name,
+      fold: `${fold + 1}/${foldCount}`,
+      ...metrics,
+    });
+  };
+  throwIfAborted(context.signal);
+  options.onProgress?.(Math.min(0.99, elapsed() / budgetSeconds), {
+    method: runner.candidate.method.name,
+    fold: `${fold + 1}/${foldCount}`,
+  });
+  try {
+    await runner.outOfFold.addFold(runner.candidate, data, folds, fold, { ...context, signal, onProgress });
+    return true;
+  } catch (error) {
+    if (tooSlow.signal.aborted && context.signal?.aborted !== true) {
+      return false;
+    }
+    throw error;
+  }
+}
+
+function newRunner({ data }: Track, candidate: Candidate): Runner {
+  return { candidate, outOfFold: new OutOfFold(data.texts.length, data.classes.length) };
+}
+
+function secondsPerFold({ outOfFold }: Runner): number {
+  return outOfFold.foldsDone === 0 ? 0 : outOfFold.seconds / outOfFold.foldsDone;
+}
+
+function conclude({ data, options, runners, skipped, alone }: Track): RaceResult {
+  const { seed } = options.context;
   const winner = leaderOf(runners, data.labels);
   const others = runners.filter((runner) => runner !== winner);
   const second = others.length === 0 ? undefined : closest(winner, others, data.labels);
@@ -136,29 +224,20 @@ export async function race(
     winner: winner.candidate,
     outOfFold: winner.outOfFold,
     advice: {
-      requested,
+      requested: options.requested,
       chosen: winner.candidate.method.name,
       rule: alone ? 'The method was named, so nothing was raced.' : raceRule,
-      tried: runners.map((runner) => entryOf(runner, data.labels, context.seed)),
+      tried: runners.map((runner) => entryOf(runner, data.labels, seed)),
       skipped,
       ...(second === undefined
         ? {}
-        : { margin: { over: second.candidate.method.name, ...compare(winner, second, data.labels, context.seed) } }),
+        : { margin: { over: second.candidate.method.name, ...compare(winner, second, data.labels, seed) } }),
     },
   };
 }
 
-function outOfBudget(elapsed: number, budget: number): string {
-  return `the ${budget} s budget was used up after ${Math.round(elapsed)} s; raise the budget to try it`;
-}
-
-function partOfFolds({ outOfFold }: Runner, foldCount: number, budget: number): string {
-  return `${outOfFold.foldsDone} of ${foldCount} folds: more did not fit the ${budget} s budget`;
-}
-
-/** A method's own estimate of one fit; Infinity-free: those that say nothing are taken to be quick. */
-async function estimateSeconds({ method, options }: Candidate, data: Labelled, context: FitContext): Promise<number> {
-  return (await method.estimateSeconds?.(data, options, context)) ?? 0;
+function partOfFolds({ outOfFold }: Runner, { foldCount, budgetSeconds }: RaceOptions): string {
+  return `${outOfFold.foldsDone} of ${foldCount} folds: more did not fit the ${budgetSeconds} s budget`;
 }
 
 /** Runners stand in order of cost, so that a later one must be strictly better. */
