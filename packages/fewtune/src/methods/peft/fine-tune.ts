@@ -146,10 +146,13 @@ async function matrixFlops(threads?: number): Promise<number> {
     b: hostTensor('float32', [k, n], new Float32Array(k * n)),
   };
   await program.run(inputs);
-  const runs = 3;
-  const start = performance.now();
-  for (let i = 0; i < runs; i++) await program.run(inputs);
-  const seconds = (performance.now() - start) / 1000 / runs;
+  // The fastest of some runs: what else the machine does only ever makes one slower.
+  let fastest = Number.POSITIVE_INFINITY;
+  for (let i = 0; i < 15; i++) {
+    const start = performance.now();
+    await program.run(inputs);
+    fastest = Math.min(fastest, performance.now() - start);
+  }
   await program.dispose();
-  return (2 * m * k * n) / seconds;
+  return (2 * m * k * n) / (fastest / 1000);
 }
