@@ -6,7 +6,7 @@ const started = performance.now();
 const here = new URL('../data/banking77/', import.meta.url).pathname; // this file runs from examples/dist
 const columns = { text: 'text', label: 'category' };
 const data = await readTable(`${here}train_5.csv`, columns);
-const test = await readTable(`${here}test_10.csv`, columns);
+const test = await readTable(`${here}test_10.csv`, { ...columns, purpose: 'test' });
 console.log('Banking77: which of 77 things does a customer want?');
 console.log(`${describeData(profile(data))}\n`);
 

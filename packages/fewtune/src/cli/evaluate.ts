@@ -4,6 +4,7 @@ import { readTable } from '../data/read-table.js';
 import { percent, printable, table } from '../text.js';
 import { evaluate } from '../workflow/evaluate.js';
 import { jsonOption, labelOption, textOption, threadsOption } from './options.js';
+import { reportRepairs } from './repairs.js';
 
 interface EvaluateFlags {
   text?: string;
@@ -25,7 +26,8 @@ export function evaluateCommand(signal: AbortSignal): Command {
     .addOption(jsonOption())
     .action(async (folder: string, file: string, flags: EvaluateFlags) => {
       const model = await load(folder, { weights: flags.quantized ? 'quantized' : 'fp32', threads: flags.threads });
-      const data = await readTable(file, { text: flags.text, label: flags.label, signal });
+      const data = await readTable(file, { text: flags.text, label: flags.label, purpose: 'test', signal });
+      reportRepairs(data);
       const result = await evaluate(model, data, { signal });
       await model.dispose();
       process.stdout.write(flags.json ? `${JSON.stringify(result)}\n` : `${describe(result)}\n`);

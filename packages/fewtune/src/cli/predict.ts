@@ -5,6 +5,7 @@ import { readTexts } from '../data/read-table.js';
 import { FewtuneError, throwIfAborted } from '../errors.js';
 import { oneLine, percent, printable, table } from '../text.js';
 import { jsonOption, textOption, threadsOption } from './options.js';
+import { reportRepairs } from './repairs.js';
 
 interface PredictFlags {
   file?: string;
@@ -48,9 +49,7 @@ async function textsFrom(
   }
   if (flags.file !== undefined) {
     const list = await readTexts(flags.file, { text: flags.text, signal });
-    for (const { remedy } of list.repairs) {
-      process.stderr.write(`${printable(`repaired: ${remedy}`)}\n`);
-    }
+    reportRepairs(list);
     return list.texts;
   }
   return linesOf(await readStdin(signal), 'stdin');

@@ -11,6 +11,7 @@ import { checkTrainOptions, train, trainDefaults } from '../workflow/train.js';
 import type { TrainedModel } from '../workflow/trained-model.js';
 import { assignment, integer, jsonOption, labelOption, positive, textOption, threadsOption } from './options.js';
 import { Progress } from './progress.js';
+import { reportRepairs } from './repairs.js';
 
 interface TrainFlags {
   text?: string;
@@ -96,7 +97,12 @@ async function testFrom(
   columns: { text?: string; label?: string; signal: AbortSignal },
 ): Promise<TextDataset | number | undefined> {
   if (given === undefined || !/^[-+]?(\d*\.)?\d+(e[-+]?\d+)?$/i.test(given)) {
-    return given === undefined ? undefined : readTable(given, columns);
+    if (given === undefined) {
+      return undefined;
+    }
+    const test = await readTable(given, { ...columns, purpose: 'test' });
+    reportRepairs(test);
+    return test;
   }
   const fraction = Number(given);
   if (fraction <= 0 || fraction >= 1) {
