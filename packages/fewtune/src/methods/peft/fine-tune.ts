@@ -17,14 +17,16 @@ export const fineTuneFields = (lr: number) => ({
   lr: z.number().positive().default(lr),
   /** Steps of the contrastive stage; `auto` follows the number of examples. */
   steps: z.union([z.number().int().positive(), z.literal('auto')]).default('auto'),
-  /** Classes in a batch, and examples of each. */
+  /** Classes in a batch, and examples of each; `auto` fills a batch of about 96. */
   classesPerBatch: z.number().int().min(2).default(32),
-  perClass: z.number().int().min(2).default(3),
+  perClass: z.union([z.number().int().min(2), z.literal('auto')]).default('auto'),
   /** τ of the contrastive loss. */
-  temperature: z.number().positive().default(0.05),
+  temperature: z.number().positive().default(0.1),
   weightDecay: z.number().min(0).default(0.01),
+  /** Where the kept weights lie between the base (0) and the tuned ones (1). */
+  interpolation: z.number().min(0).max(1).default(0.7),
   /** Inverse strength of the head's penalty, as scikit-learn's C. */
-  C: z.number().positive().default(10),
+  C: z.number().positive().default(30),
   /** The label's own words as one example more of its class; `auto` where they agree with the examples. */
   labelNames: z.union([z.boolean(), z.literal('auto')]).default('auto'),
 });
@@ -52,7 +54,8 @@ export type Adapt = (
 /**
  * Fine-tunes the encoder with a supervised contrastive stage, then fits logistic regression on the features of the
  * tuned encoder: SetFit's two stages (Tunstall et al. 2022, arXiv:2209.11055), with every positive of a batch at once
- * instead of sampled pairs.
+ * instead of sampled pairs. Between them the weights are moved back towards the base, which keeps what a handful of
+ * examples cannot teach (WiSE-FT: Wortsman et al. 2022, arXiv:2109.01903).
  */
 export async function fineTune(
   data: Labelled,
@@ -70,7 +73,7 @@ export async function fineTune(
   const weights = withoutPooler(encoder.weights);
   const ids = texts.map((text) => encoder.tokenizer.encode(text));
   const adaptation = adapt({ weights, tokenizer: encoder.tokenizer }, ids, random);
-  const stage = stageOptions(options, labels.length);
+  const stage = stageOptions(options, labels.length, data.classes.length);
   const trained = await contrastiveStage(encoder, adaptation, adaptation.ids, labels, adaptation.padId, stage, {
     random,
     threads,
@@ -78,7 +81,8 @@ export async function fineTune(
     onStep: (step, metrics) => context.onProgress?.((0.95 * step) / stage.steps, { step, ...metrics }),
   });
 
-  const tuned: Encoder = { ...encoder, weights: adaptation.merge(trained) };
+  const kept = interpolate(weights, adaptation.merge(trained), options.interpolation);
+  const tuned: Encoder = { ...encoder, weights: kept };
   const features = new CachedFeatures(tuned, { threads, cache: false });
   const tunedContext = { ...context, features: async () => features, onProgress: undefined };
   const support = await embedSupport(data, named, tunedContext);
@@ -97,11 +101,29 @@ export async function fineTune(
   };
 }
 
-/** Three passes over the examples, within bounds: fewer do not move the encoder, more bring nothing. */
-function stageOptions(options: FineTuneOptions, rows: number): ContrastiveOptions {
-  const batch = options.classesPerBatch * options.perClass;
-  const steps = options.steps === 'auto' ? Math.min(300, Math.max(40, Math.ceil((12 * rows) / batch))) : options.steps;
-  return { ...options, steps, warmup: 0.1, clipNorm: 1 };
+/** Rows of a batch: enough partners for every sentence, and large enough products for two cores. */
+const batchRows = 96;
+/** How often each example is seen, and the bounds of that: fewer steps do not move the encoder, more bring nothing. */
+const epochs = 10;
+const [fewestSteps, mostSteps] = [40, 300];
+
+function stageOptions(options: FineTuneOptions, rows: number, classes: number): ContrastiveOptions {
+  const width = Math.min(options.classesPerBatch, classes);
+  const perClass = options.perClass === 'auto' ? Math.max(3, Math.round(batchRows / width)) : options.perClass;
+  const wanted = Math.ceil((epochs * rows) / (width * perClass));
+  const steps = options.steps === 'auto' ? Math.min(mostSteps, Math.max(fewestSteps, wanted)) : options.steps;
+  return { ...options, perClass, steps, warmup: 0.1, clipNorm: 1 };
+}
+
+/** base + share · (tuned − base), weight by weight. */
+function interpolate(base: Named<HostTensor>, tuned: Named<HostTensor>, share: number): Record<string, HostTensor> {
+  const between = ([name, { shape, data }]: [string, HostTensor]): [string, HostTensor] => {
+    const from = base[name]!.data as Float32Array;
+    if (data === from || share === 1) return [name, tuned[name]!];
+    const mixed = Float32Array.from(data as Float32Array, (value, i) => from[i]! + share * (value - from[i]!));
+    return [name, hostTensor('float32', shape, mixed)];
+  };
+  return Object.fromEntries(Object.entries(tuned).map(between));
 }
 
 /** Nothing here reads the pooler: it would only be carried along. */
@@ -127,8 +149,8 @@ export async function estimateFineTune(
   const linearWeights = Object.entries(encoder.weights)
     .filter(([name, { shape }]) => shape.length === 2 && !/embedding|pooler/.test(name))
     .reduce((sum, [, { shape }]) => sum + elementCount(shape), 0);
-  const { steps, classesPerBatch, perClass } = stageOptions(options, data.texts.length);
-  const rows = Math.min(classesPerBatch, data.classes.length) * perClass;
+  const { steps, perClass } = stageOptions(options, data.texts.length, data.classes.length);
+  const rows = Math.min(options.classesPerBatch, data.classes.length) * perClass;
   const perPass = 2 * linearWeights * tokens;
   const flops = perPass * (passes * rows * steps + data.texts.length);
   const overhead = 1.6; // attention, normalisation, activations, optimiser: measured on MiniLM

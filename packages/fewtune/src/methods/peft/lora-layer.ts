@@ -48,8 +48,9 @@ export function loraLinear(params: Named<Tensor>, scale: number): LinearFn {
     const base = linear(x, weight, bias);
     const a = params[`${module}.lora_A.weight`];
     if (!a) return base;
-    const up = linear(linear(x, a), params[`${module}.lora_B.weight`]!); // [..., out]
-    return add(base, mul(up, scale));
+    // The scale goes to B, which is small, not to the activations.
+    const b = mul(params[`${module}.lora_B.weight`]!, scale);
+    return add(base, linear(linear(x, a), b)); // [..., out]
   };
 }
 
