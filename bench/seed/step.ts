@@ -176,7 +176,7 @@ function withAdapters(params: Named<Tensor>): LinearFn {
     const base = plainLinear(x, name, weight, bias);
     if (!adapted(name)) return base;
     const down = linear(x, params[`${name}.lora_A`]!);
-    return add(base, mul(linear(down, params[`${name}.lora_B`]!), 2));
+    return add(base, linear(down, mul(params[`${name}.lora_B`]!, 2))); // the scale goes to B, which is small
   };
 }
 

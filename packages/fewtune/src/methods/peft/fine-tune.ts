@@ -22,9 +22,11 @@ export const fineTuneFields = (lr: number) => ({
   perClass: z.union([z.number().int().min(2), z.literal('auto')]).default('auto'),
   /** τ of the contrastive loss. */
   temperature: z.number().positive().default(0.1),
+  /** Probability with which a token is left out, drawn anew for every batch. */
+  tokenDropout: z.number().min(0).max(0.9).default(0.25),
   weightDecay: z.number().min(0).default(0.01),
   /** Where the kept weights lie between the base (0) and the tuned ones (1). */
-  interpolation: z.number().min(0).max(1).default(0.7),
+  interpolation: z.number().min(0).max(1).default(0.8),
   /** Inverse strength of the head's penalty, as scikit-learn's C. */
   C: z.number().positive().default(30),
   /** The label's own words as one example more of its class; `auto` where they agree with the examples. */
@@ -104,7 +106,7 @@ export async function fineTune(
 /** Rows of a batch: enough partners for every sentence, and large enough products for two cores. */
 const batchRows = 96;
 /** How often each example is seen, and the bounds of that: fewer steps do not move the encoder, more bring nothing. */
-const epochs = 10;
+const epochs = 16;
 const [fewestSteps, mostSteps] = [40, 300];
 
 function stageOptions(options: FineTuneOptions, rows: number, classes: number): ContrastiveOptions {

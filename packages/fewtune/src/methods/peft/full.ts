@@ -3,7 +3,7 @@ import type { Method } from '../method.js';
 import { type Adapt, estimateFineTune, fineTune, fineTuneFields } from './fine-tune.js';
 import { usedVocabulary } from './vocabulary.js';
 
-const schema = z.strictObject(fineTuneFields(2e-5));
+const schema = z.strictObject(fineTuneFields(5e-5));
 
 export type FullOptions = z.infer<typeof schema>;
 

@@ -5,12 +5,12 @@ import { type Adapt, estimateFineTune, fineTune, fineTuneFields } from './fine-t
 import { initLora, loraLinear, loraTargets, mergeLora } from './lora-layer.js';
 
 const schema = z.strictObject({
-  ...fineTuneFields(1e-3),
+  ...fineTuneFields(5e-4),
   rank: z.number().int().positive().default(8),
   /** The update is scaled by alpha / rank. */
   alpha: z.number().positive().default(16),
   /** Which linear layers are adapted: the last part of their names, or `all-linear`. */
-  targets: z.union([z.literal('all-linear'), z.array(z.string()).min(1)]).default(['query', 'value']),
+  targets: z.union([z.literal('all-linear'), z.array(z.string()).min(1)]).default('all-linear'),
 });
 
 export type LoraMethodOptions = z.infer<typeof schema>;

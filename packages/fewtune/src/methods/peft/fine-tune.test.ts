@@ -1,0 +1,109 @@
+import type { HostTensor } from '@fewtune/engine';
+import { loadEncoder } from '@fewtune/models';
+import { describe, expect, test } from 'vitest';
+import { createRandom } from '../../data/random.js';
+import { CachedFeatures } from '../features.js';
+import type { FitContext, Labelled } from '../method.js';
+import { dropTokens } from './contrastive-stage.js';
+import { full } from './full.js';
+import { lora } from './lora.js';
+
+const encoder = await loadEncoder();
+const features = new CachedFeatures(encoder, { cache: false });
+const context: FitContext = { encoder: async () => encoder, features: async () => features, seed: 7 };
+
+const classes = ['lost_parcel', 'new_card', 'refund'];
+const examples: [string, number][] = [
+  ['where is my package', 0],
+  ['the parcel never came', 0],
+  ['delivery has not arrived yet', 0],
+  ['I need another card', 1],
+  ['please send me a replacement card', 1],
+  ['order a second card', 1],
+  ['give me my money back', 2],
+  ['I want to return this and be paid', 2],
+  ['how do I get reimbursed', 2],
+];
+const data: Labelled = {
+  texts: examples.map(([text]) => text),
+  labels: Int32Array.from(examples, ([, label]) => label),
+  classes,
+};
+const asked = ['my shipment is missing', 'can I have one more card', 'pay me back please'];
+
+/** Whole weights are compared as bytes: element by element takes a test runner minutes. */
+const sameBytes = (a: HostTensor, b: HostTensor) => Buffer.from(a.data.buffer).equals(Buffer.from(b.data.buffer));
+
+const argMax = (logits: Float32Array, row: number) => {
+  const own = logits.subarray(row * classes.length, (row + 1) * classes.length);
+  return own.indexOf(Math.max(...own));
+};
+
+describe.each([
+  ['lora', lora, { ...lora.defaults, steps: 6, tokenDropout: 0 }],
+  ['full', full, { ...full.defaults, steps: 6, tokenDropout: 0 }],
+] as const)('%s', (_, method, options) => {
+  test('learns, is reproducible from its seed, and changes the encoder', async () => {
+    const losses: number[] = [];
+    const onProgress = (_: number, metrics: Readonly<Record<string, number>>) => {
+      if (metrics.step !== undefined) losses.push(metrics.loss!);
+    };
+    const fitted = await method.fit(data, options as never, { ...context, onProgress });
+    const again = await method.fit(data, options as never, context);
+    const logits = await fitted.logits(asked);
+    expect(asked.map((_, row) => argMax(logits, row))).toEqual([0, 1, 2]);
+    expect(await again.logits(asked)).toEqual(logits);
+    expect(losses).toHaveLength(6);
+    expect(losses.at(-1)!).toBeLessThan(losses[0]!);
+    const { weights } = await fitted.graph();
+    const name = 'encoder.layer.5.attention.self.query.weight';
+    expect(sameBytes(weights[name]!, encoder.weights[name]!)).toBe(false);
+    await fitted.dispose?.();
+    await again.dispose?.();
+  });
+
+  test('with interpolation 0 the encoder stays as it was', async () => {
+    const fitted = await method.fit(data, { ...options, steps: 1, interpolation: 0 } as never, context);
+    const { weights } = await fitted.graph();
+    for (const [name, weight] of Object.entries(weights)) {
+      if (!name.startsWith('classifier.')) expect(sameBytes(weight, encoder.weights[name]!), name).toBe(true);
+    }
+    await fitted.dispose?.();
+  });
+
+  test('stops when asked to, and says so', async () => {
+    const controller = new AbortController();
+    const stopped = method.fit(
+      data,
+      options as never,
+      {
+        ...context,
+        signal: controller.signal,
+        onProgress: (_, { step }) => step === 2 && controller.abort(),
+      } as FitContext,
+    );
+    await expect(stopped).rejects.toMatchObject({ code: 'INTERRUPTED' });
+  });
+});
+
+test('a learning rate that is far too high is named as the cause', async () => {
+  const options = { ...full.defaults, steps: 20, lr: 1e4 };
+  await expect(full.fit(data, options, context)).rejects.toMatchObject({
+    code: 'LOSS_NOT_FINITE',
+    message: expect.stringMatching(/step \d+ of 20.*try a lower rate/),
+  });
+});
+
+test('targets that no layer has are refused with the names there are', async () => {
+  await expect(lora.fit(data, { ...lora.defaults, targets: ['q_proj'] }, context)).rejects.toThrow(/self\.query/);
+});
+
+test('dropped tokens: ends stay, order stays, the share is about right, and nothing is emptied', () => {
+  const ids = Array.from({ length: 1002 }, (_, i) => i);
+  const kept = dropTokens(ids, 0.25, createRandom(1));
+  expect([kept[0], kept.at(-1)]).toEqual([0, 1001]);
+  expect([...kept].sort((a, b) => a - b)).toEqual([...kept]);
+  expect(Math.abs(kept.length - 752)).toBeLessThan(60); // four deviations of 14
+  expect(dropTokens([101, 7, 102], 0.9, createRandom(2))).toEqual([101, 7, 102]);
+  expect(dropTokens(ids, 0, createRandom(1))).toBe(ids);
+});
