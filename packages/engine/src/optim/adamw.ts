@@ -17,7 +17,12 @@ export interface AdamWOptions {
 }
 
 /**
- * AdamW with bias correction, in PyTorch's order of operations. Loshchilov & Hutter 2019, algorithm 2, arXiv:1711.05101.
+ * AdamW with bias correction. Loshchilov & Hutter 2019, algorithm 2, arXiv:1711.05101; the result is PyTorch's.
+ *
+ * The moments are kept without their factors, M = m / (1 − β₁) and V = v / (1 − β₂), so that a running sum is one
+ * product and one sum. Factors and corrections then meet in two scalars, which cost nothing per weight:
+ * lr · m̂ / (√v̂ + ε) = rate · M / (√V + shift) with rate = lr (1 − β₁) / (1 − β₁ᵗ) · s, shift = ε s,
+ * s = √((1 − β₂ᵗ) / (1 − β₂)).
  */
 export function adamW(options: AdamWOptions = {}): Optimizer {
   const { beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8, weightDecay = 0.01 } = options;
@@ -26,27 +31,26 @@ export function adamW(options: AdamWOptions = {}): Optimizer {
     init: (params) =>
       Object.fromEntries(
         Object.entries(params).flatMap(([name, p]) => [
-          [`${name}/m`, zeros(p.dtype, p.shape)],
-          [`${name}/v`, zeros(p.dtype, p.shape)],
+          [`${name}/first`, zeros(p.dtype, p.shape)],
+          [`${name}/second`, zeros(p.dtype, p.shape)],
         ]),
       ),
     update: (gradients, state, params, { lr, step }) => {
       const newParams: Record<string, Tensor> = {};
       const newState: Record<string, Tensor> = {};
-      // Scalars first: what they can take over costs nothing per weight.
-      const correction1 = sub(1, exp(mul(step, Math.log(beta1))));
-      const correction2 = sqrt(sub(1, exp(mul(step, Math.log(beta2)))));
-      const rate = div(lr, correction1);
+      const remaining = (beta: number) => sub(1, exp(mul(step, Math.log(beta)))); // 1 − βᵗ
+      const s = sqrt(mul(remaining(beta2), 1 / (1 - beta2)));
+      const rate = mul(div(mul(lr, 1 - beta1), remaining(beta1)), s);
+      const shift = mul(s, epsilon);
       for (const [name, p] of Object.entries(params)) {
         const g = gradients[name]!;
-        const m = add(mul(state[`${name}/m`]!, beta1), mul(g, 1 - beta1));
-        const v = add(mul(state[`${name}/v`]!, beta2), mul(mul(g, g), 1 - beta2));
-        const direction = div(m, add(div(sqrt(v), correction2), epsilon));
+        const first = add(mul(state[`${name}/first`]!, beta1), g);
+        const second = add(mul(state[`${name}/second`]!, beta2), mul(g, g));
         const scale = lrScale(name);
         const kept = weightDecay > 0 && decays(name) ? mul(p, sub(1, mul(lr, weightDecay * scale))) : p;
-        newParams[name] = sub(kept, mul(direction, mul(rate, scale)));
-        newState[`${name}/m`] = m;
-        newState[`${name}/v`] = v;
+        newParams[name] = sub(kept, mul(div(first, add(sqrt(second), shift)), mul(rate, scale)));
+        newState[`${name}/first`] = first;
+        newState[`${name}/second`] = second;
       }
       return { params: newParams, state: newState };
     },

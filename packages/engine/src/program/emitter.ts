@@ -41,7 +41,7 @@ export function emit(
     ],
     graph: {
       name: options.name ?? 'program',
-      node: emitter.nodes,
+      node: emitter.finished(),
       initializer: emitter.initializers,
       input: used.map(([name, tensor]) => valueInfo(name, tensor)),
       output: results,
@@ -59,6 +59,9 @@ class Emitter implements EmitContext {
   /** Where a symbol's size can be read off: an input and its axis. */
   private readonly symbols = new Map<string, { input: string; axis: number }>();
   private readonly taken = new Set<string>();
+  /** Values that a node makes, as opposed to inputs and initialisers. */
+  private readonly produced = new Set<string>();
+  private readonly renamed = new Map<string, string>();
   private count = 0;
 
   constructor(
@@ -82,9 +85,18 @@ class Emitter implements EmitContext {
   }
 
   output(name: string, tensor: Tensor): OnnxValueInfo {
-    const [made] = this.node('Identity', [this.value(tensor)], {}, { rename: name });
-    if (made !== name) throw new EngineError('ARGUMENT_INVALID', `two outputs or an input are called "${name}"`);
+    if (this.taken.has(name)) throw new EngineError('ARGUMENT_INVALID', `two outputs or an input are called "${name}"`);
+    this.taken.add(name);
+    const value = this.value(tensor);
+    if (this.produced.has(value) && !this.renamed.has(value)) this.renamed.set(value, name);
+    else this.nodes.push({ opType: 'Identity', name: `Identity_${name}`, input: [value], output: [name] });
     return valueInfo(name, tensor);
+  }
+
+  /** All nodes, with the values that leave the graph under the names they leave by: an Identity would copy them. */
+  finished(): OnnxNode[] {
+    const rename = (value: string) => this.renamed.get(value) ?? value;
+    return this.nodes.map((node) => ({ ...node, input: node.input.map(rename), output: node.output.map(rename) }));
   }
 
   /** The ONNX name of a traced value, after whatever it depends on has been written. */
@@ -127,13 +139,14 @@ class Emitter implements EmitContext {
     type: string,
     inputs: readonly string[],
     attributes: Readonly<Record<string, number | string | readonly number[]>> = {},
-    options: { domain?: string; outputs?: number; rename?: string } = {},
+    options: { domain?: string; outputs?: number } = {},
   ): string[] {
-    const { domain = '', outputs = 1, rename } = options;
-    const key = JSON.stringify([domain, type, inputs, attributes, outputs, rename]);
+    const { domain = '', outputs = 1 } = options;
+    const key = JSON.stringify([domain, type, inputs, attributes, outputs]);
     const known = this.seen.get(key);
     if (known) return known;
-    const names = Array.from({ length: outputs }, () => this.fresh(rename));
+    const names = Array.from({ length: outputs }, () => this.fresh());
+    for (const name of names) this.produced.add(name);
     if (domain !== '') this.usesContrib = true;
     this.nodes.push({
       opType: type,
