@@ -62,3 +62,9 @@ export function stratifiedSplit(labels: Int32Array, fraction: number, seed: numb
   const pick = (wanted: number) => Int32Array.from(isTest.keys()).filter((row) => isTest[row] === wanted);
   return { train: pick(0), test: pick(1) };
 }
+
+/** Folds that leave every class something to learn from: at most five, at most the smallest class. */
+export function foldCountFor(labels: Int32Array, most = 5): number {
+  const sizes = rowsByClass(labels).flatMap((rows) => (rows.length > 0 ? [rows.length] : []));
+  return Math.min(most, ...sizes);
+}
