@@ -22,7 +22,9 @@ export {
   toOnnxTensor,
   writeOnnx,
 } from './onnx/model.js';
+export { clip, elu, geluTanh, hardSwish, leakyRelu, silu, softplus } from './ops/activations.js';
 export { add, div, expand, mul, neg, type Operand, type ReduceOptions, sizeOf, sub, sum } from './ops/arithmetic.js';
+export { type AttentionOptions, attention, keyBias, rotary } from './ops/attention.js';
 export {
   bitwiseXor,
   cast,
@@ -36,13 +38,55 @@ export {
   where,
 } from './ops/compare.js';
 export { stopGradient } from './ops/control.js';
-export { abs, cos, erf, exp, gelu, log, pow, relu, sigmoid, sign, sin, sqrt, tanh } from './ops/elementwise.js';
-export { arange, concat, cumSum, gather, moveRows, oneHot, pad, scatterAdd, slice } from './ops/indexing.js';
+export { type ConvolutionOptions, conv, convTranspose } from './ops/convolution.js';
+export { einsum } from './ops/einsum.js';
+export { gatherElements, scatterElements, topK } from './ops/elements.js';
+export {
+  abs,
+  cos,
+  erf,
+  exp,
+  floor,
+  gelu,
+  log,
+  pow,
+  relu,
+  round,
+  sigmoid,
+  sign,
+  sin,
+  sqrt,
+  tanh,
+} from './ops/elementwise.js';
+export {
+  arange,
+  concat,
+  cumSum,
+  gather,
+  moveRows,
+  oneHot,
+  pad,
+  scatterAdd,
+  slice,
+  split,
+  tile,
+} from './ops/indexing.js';
 export { crossEntropy } from './ops/losses.js';
 export { linear, type MatMulOptions, matMul } from './ops/matmul.js';
-export { l2Normalize, layerNorm, logSoftmax, softmax } from './ops/normalize.js';
+export {
+  type BatchStatistics,
+  batchNorm,
+  groupNorm,
+  l2Normalize,
+  layerNorm,
+  logSoftmax,
+  rmsNorm,
+  softmax,
+} from './ops/normalize.js';
+export { averagePool, globalAveragePool, maxPool, type PoolingOptions } from './ops/pooling.js';
+export { dequantize, fakeQuantize } from './ops/quantize.js';
 export { dropout, randomUniform } from './ops/random.js';
-export { argMax, max, mean } from './ops/reduce.js';
+export { argMax, l2Norm, logSumExp, max, mean, min } from './ops/reduce.js';
 export { reshape, transpose, unsqueeze } from './ops/shape.js';
 export { type AdamWOptions, adamW } from './optim/adamw.js';
 export { clipByGlobalNorm, globalNorm } from './optim/clip.js';

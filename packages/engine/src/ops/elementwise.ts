@@ -22,6 +22,8 @@ const cosOp = unaryOp('Cos', (x) => neg(sin(x)));
 const tanhOp = unaryOp('Tanh', (_, y) => sub(1, mul(y, y)));
 const sigmoidOp = unaryOp('Sigmoid', (_, y) => mul(y, sub(1, y)));
 const signOp: Op = { name: 'Sign', shape: ([x]) => x!, vjp: () => [undefined] };
+const roundOp: Op = { name: 'Round', shape: ([x]) => x!, vjp: () => [undefined] };
+const floorOp: Op = { name: 'Floor', shape: ([x]) => x!, vjp: () => [undefined] };
 // d erf(x)/dx = 2/√π · exp(−x²)
 const erfOp = unaryOp('Erf', (x) => mul(exp(neg(mul(x, x))), 2 / Math.sqrt(Math.PI)));
 // Gradient 0 at 0, as PyTorch has it.
@@ -67,6 +69,10 @@ export const relu = (x: Tensor): Tensor => apply(reluOp, [x]);
 export const gelu = (x: Tensor): Tensor => apply(geluOp, [x]);
 /** -1, 0 or 1; its gradient is zero everywhere and is not traced. */
 export const sign = (x: Tensor): Tensor => apply(signOp, [x]);
+
+/** To the nearest whole number, halves to even; gradient zero. */
+export const round = (x: Tensor): Tensor => apply(roundOp, [x]);
+export const floor = (x: Tensor): Tensor => apply(floorOp, [x]);
 
 /** x to a constant power. */
 export function pow(x: Tensor, exponent: number): Tensor {

@@ -195,6 +195,140 @@ const cases: Case[] = [
     ],
     fn: ([x, w]) => e.linear(x!, w!),
   },
+  unary('silu', e.silu),
+  unary('softplus', e.softplus, positive),
+  unary('leakyRelu of negative', (x) => e.leakyRelu(x, 0.1), { range: [-2, -0.5] }),
+  unary('elu of negative', e.elu, { range: [-2, -0.5] }),
+  unary('hardSwish', e.hardSwish),
+  unary('geluTanh', e.geluTanh),
+  unary('clip inside', (x) => e.mul(e.clip(x, -3, 3), x)),
+  unary('min', (x) => e.mul(e.min(spread(x), { axes: [1] }), 2)),
+  unary('logSumExp', (x) => e.logSumExp(x, { axes: [1] })),
+  unary('l2Norm', (x) => e.l2Norm(x, { axes: [1] }), positive),
+  unary('floor times x', (x) => e.mul(e.floor(e.stopGradient(x)), x)),
+  unary('split', (x) =>
+    e.mul(
+      ...(e
+        .split(
+          e.concat([x, e.exp(x)], 1),
+          [2, 2].map((_, i) => (i === 0 ? 1 : 2 * (x.shape[1] as number) - 1)),
+        )
+        .map((part) => e.sum(part)) as [Tensor, Tensor]),
+    ),
+  ),
+  unary('tile', (x) => e.exp(e.tile(x, [2, 3]))),
+  unary('gatherElements', (x) => e.exp(e.gatherElements(e.slice(x, 0, 0, 2), index([1, 0, 1, 1], [2, 2]), 1))),
+  unary('scatterElements', (x) =>
+    e.exp(e.scatterElements(e.slice(e.slice(x, 0, 0, 2), 1, 0, 2), index([2, 0, 1, 1], [2, 2]), 1, 4)),
+  ),
+  unary('topK', (x) => e.exp(e.mul(e.topK(spread(x), 2).values, 0.1))),
+  unary('rmsNorm', (x) => e.rmsNorm(x, e.slice(e.reshape(x, [-1]), 0, 0, x.shape[1] as number)), positive),
+  {
+    name: 'groupNorm',
+    dtype: 'float32',
+    shapes: [['m', 4, 3], [4], [4]],
+    fn: ([x, scale, bias]) => e.groupNorm(spread(x!), 2, scale!, bias!),
+  },
+  {
+    name: 'batchNorm',
+    shapes: [['m', 2, 3], [2], [2]],
+    fn: ([x, scale, bias]) => e.batchNorm(spread(x!), scale!, bias!).y,
+  },
+  { name: 'einsum, one', shapes: [['m', 'n', 'k']], fn: ([x]) => e.exp(e.einsum('abc->ca', x!)) },
+  {
+    name: 'einsum, product',
+    shapes: [
+      ['m', 'k'],
+      ['k', 'n'],
+    ],
+    fn: ([a, b]) => e.einsum('ik,kj->ji', a!, b!),
+  },
+  {
+    name: 'einsum, batched',
+    shapes: [
+      [2, 'm', 3, 'k'],
+      [2, 'n', 3, 'k'],
+    ],
+    fn: ([a, b]) => e.einsum('bqhd,bkhd->bhqk', a!, b!),
+  },
+  { name: 'einsum, outer', shapes: [['m'], ['n']], fn: ([a, b]) => e.einsum('i,j->ij', a!, b!) },
+  {
+    name: 'attention, causal',
+    shapes: [
+      [2, 3, 'k'],
+      [2, 3, 'k'],
+      [2, 3, 'n'],
+    ],
+    dtype: 'float32',
+    fn: ([q, k, v]) => e.attention(q!, k!, v!, { causal: true }),
+  },
+  {
+    name: 'rotary',
+    shapes: [
+      ['m', 3, 4],
+      [3, 2],
+      [3, 2],
+    ],
+    fn: ([x, cosine, sine]) => e.rotary(x!, cosine!, sine!),
+  },
+  {
+    name: 'conv 1-D, stride, padding',
+    shapes: [[2, 2, 7], [3, 2, 3], [3]],
+    dtype: 'float32',
+    fn: ([x, w, b]) => e.conv(x!, w!, b, { stride: 2, padding: 1 }),
+  },
+  {
+    name: 'conv 2-D',
+    shapes: [
+      ['m', 2, 4, 5],
+      [3, 2, 2, 3],
+    ],
+    dtype: 'float32',
+    fn: ([x, w]) => e.conv(x!, w!),
+  },
+  {
+    name: 'conv 2-D, stride 2 that does not divide, dilation, groups',
+    shapes: [
+      [2, 4, 6, 7],
+      [6, 2, 2, 2],
+    ],
+    dtype: 'float32',
+    fn: ([x, w]) => e.conv(x!, w!, undefined, { stride: 2, padding: 1, dilation: 2, groups: 2 }),
+  },
+  {
+    name: 'conv depthwise',
+    shapes: [
+      [1, 3, 5, 5],
+      [3, 1, 3, 3],
+    ],
+    dtype: 'float32',
+    fn: ([x, w]) => e.conv(x!, w!, undefined, { padding: 1, groups: 3 }),
+  },
+  {
+    name: 'convTranspose',
+    shapes: [[2, 2, 3, 3], [2, 3, 3, 3], [3]],
+    dtype: 'float32',
+    fn: ([x, w, b]) => e.convTranspose(x!, w!, b, { stride: 2, padding: 1, outputPadding: 1 }),
+  },
+  {
+    name: 'maxPool',
+    shapes: [[2, 2, 4, 4]],
+    dtype: 'float32',
+    fn: ([x]) => e.exp(e.mul(e.maxPool(spread(x!), { kernel: 2 }), 0.1)),
+  },
+  {
+    name: 'maxPool, overlapping',
+    shapes: [[1, 2, 5, 5]],
+    dtype: 'float32',
+    fn: ([x]) => e.exp(e.mul(e.maxPool(spread(x!), { kernel: 3, stride: 2, padding: 1 }), 0.1)),
+  },
+  {
+    name: 'averagePool',
+    shapes: [[2, 2, 4, 4]],
+    dtype: 'float32',
+    fn: ([x]) => e.exp(e.averagePool(x!, { kernel: 2 })),
+  },
+  { name: 'globalAveragePool', shapes: [['m', 2, 'n', 3]], fn: ([x]) => e.exp(e.globalAveragePool(x!)) },
 ];
 
 const sizes = fc.record({

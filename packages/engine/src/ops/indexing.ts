@@ -1,11 +1,11 @@
 import type { Dim } from '../dims.js';
-import { isSymbolic, sameShape, showShape } from '../dims.js';
+import { isSymbolic, product, sameShape, showShape } from '../dims.js';
 import { EngineError } from '../errors.js';
 import type { DType } from '../host-tensor.js';
 import { hostTensor } from '../host-tensor.js';
 import type { Attributes, Op, Tensor } from '../tensor.js';
 import { apply, requireDtype } from '../tensor.js';
-import { mul } from './arithmetic.js';
+import { expand, mul } from './arithmetic.js';
 import { normalizeAxis } from './broadcast.js';
 import { cast, equal } from './compare.js';
 import { reshape, unsqueeze } from './shape.js';
@@ -215,4 +215,33 @@ const cumSumOp: Op = {
 /** Running sum along an axis, from the other end when `reverse`. */
 export function cumSum(x: Tensor, axis: number, reverse = false): Tensor {
   return apply(cumSumOp, [x], { axis: normalizeAxis('cumSum', axis, x.rank), reverse } satisfies Attributes);
+}
+
+/** Cuts an axis into parts of the given sizes, which must add up to it. */
+export function split(x: Tensor, sizes: readonly number[], axis = -1): Tensor[] {
+  const at = normalizeAxis('split', axis, x.rank);
+  const total = sizes.reduce((a, b) => a + b, 0);
+  if (total !== x.shape[at]) {
+    throw new EngineError(
+      'SHAPE_MISMATCH',
+      `split: parts of ${sizes.join(' + ')} do not make axis ${at} of ${showShape(x.shape)}`,
+    );
+  }
+  let start = 0;
+  return sizes.map((size) => {
+    const part = slice(x, at, start, start + size);
+    start += size;
+    return part;
+  });
+}
+
+/** The tensor repeated, `repeats` times an axis. */
+export function tile(x: Tensor, repeats: readonly number[]): Tensor {
+  if (repeats.length !== x.rank) {
+    throw new EngineError('ARGUMENT_INVALID', `tile: ${repeats.length} repeats for ${showShape(x.shape)}`);
+  }
+  const spread = x.shape.flatMap((dim) => [1, dim]);
+  const wide = x.shape.flatMap((dim, axis) => [repeats[axis]!, dim]);
+  const result = x.shape.map((dim, axis) => product([repeats[axis]!, dim]));
+  return reshape(expand(reshape(x, spread), wide), result);
 }

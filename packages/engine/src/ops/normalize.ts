@@ -7,6 +7,7 @@ import { normalizeAxis } from './broadcast.js';
 import { maximum } from './compare.js';
 import { exp, sqrt } from './elementwise.js';
 import { mean } from './reduce.js';
+import { reshape } from './shape.js';
 
 const softmaxOp: Op = {
   name: 'Softmax',
@@ -103,4 +104,64 @@ export function layerNorm(x: Tensor, scale: Tensor, bias: Tensor, epsilon = 1e-5
 export function l2Normalize(x: Tensor, epsilon = 1e-12): Tensor {
   const squared = sum(mul(x, x), { axes: [-1], keepDims: true });
   return div(x, maximum(sqrt(maximum(squared, epsilon * epsilon)), epsilon));
+}
+
+/** x / √(mean(x²) + ε) ∘ scale over the last axis. Zhang & Sennrich 2019, arXiv:1910.07467. */
+export function rmsNorm(x: Tensor, scale: Tensor, epsilon = 1e-6): Tensor {
+  return mul(div(x, sqrt(add(mean(mul(x, x), { axes: [-1], keepDims: true }), epsilon))), scale);
+}
+
+/** (x − mean) / √(variance + ε) over axes, with the two statistics. */
+function standardize(x: Tensor, axes: readonly number[], epsilon: number) {
+  const average = mean(x, { axes, keepDims: true });
+  const centred = sub(x, average);
+  const variance = mean(mul(centred, centred), { axes, keepDims: true });
+  return { normal: div(centred, sqrt(add(variance, epsilon))), average, variance };
+}
+
+/** One number a channel, laid out to broadcast over [batch, channels, ...sizes]. */
+const perChannel = (x: Tensor, like: Tensor) => reshape(x, [1, x.shape[0]!, ...like.shape.slice(2).map(() => 1)]);
+
+/**
+ * Group normalisation (Wu & He 2018, arXiv:1803.08494); with as many groups as channels it is instance normalisation.
+ *
+ * @param x           [batch, channels, ...sizes]
+ * @param scale, bias [channels]
+ */
+export function groupNorm(x: Tensor, groups: number, scale: Tensor, bias: Tensor, epsilon = 1e-5): Tensor {
+  const [batch, channels, ...sizes] = x.shape;
+  const grouped = reshape(x, [batch!, groups, (channels as number) / groups, ...sizes]);
+  const axes = grouped.shape.slice(2).map((_, i) => i + 2);
+  const { normal } = standardize(grouped, axes, epsilon);
+  return add(mul(reshape(normal, x.shape), perChannel(scale, x)), perChannel(bias, x));
+}
+
+export interface BatchStatistics {
+  /** [channels] */
+  readonly mean: Tensor;
+  readonly variance: Tensor;
+}
+
+/**
+ * Batch normalisation (Ioffe & Szegedy 2015, arXiv:1502.03167): by the statistics of the batch, which are returned for a
+ * running mean, or by given ones.
+ *
+ * @param x           [batch, channels, ...sizes]
+ * @param scale, bias [channels]
+ */
+export function batchNorm(
+  x: Tensor,
+  scale: Tensor,
+  bias: Tensor,
+  { statistics, epsilon = 1e-5 }: { statistics?: BatchStatistics; epsilon?: number } = {},
+): { y: Tensor; statistics: BatchStatistics } {
+  const axes = [0, ...x.shape.slice(2).map((_, i) => i + 2)];
+  const shift = (normal: Tensor) => add(mul(normal, perChannel(scale, x)), perChannel(bias, x));
+  if (statistics) {
+    const deviation = sqrt(add(perChannel(statistics.variance, x), epsilon));
+    return { y: shift(div(sub(x, perChannel(statistics.mean, x)), deviation)), statistics };
+  }
+  const { normal, average, variance } = standardize(x, axes, epsilon);
+  const flat = (y: Tensor) => reshape(y, [x.shape[1]!]);
+  return { y: shift(normal), statistics: { mean: flat(average), variance: flat(variance) } };
 }

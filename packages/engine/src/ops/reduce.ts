@@ -3,9 +3,11 @@ import { hostTensor } from '../host-tensor.js';
 import type { Op, Tensor } from '../tensor.js';
 import { apply } from '../tensor.js';
 import type { ReduceOptions } from './arithmetic.js';
-import { div, dropAxes, mul, reducedAxes, sizeOf, sum } from './arithmetic.js';
+import { add, div, dropAxes, mul, neg, reducedAxes, sizeOf, sub, sum } from './arithmetic.js';
 import { normalizeAxis } from './broadcast.js';
 import { cast, equal } from './compare.js';
+import { stopGradient } from './control.js';
+import { exp, log, sqrt } from './elementwise.js';
 
 /** Mean over axes. */
 export function mean(x: Tensor, options: ReduceOptions = {}): Tensor {
@@ -39,6 +41,20 @@ export function max(x: Tensor, options: ReduceOptions = {}): Tensor {
   const axes = reducedAxes('max', x, options);
   return dropAxes(apply(maxOp, [x], { axes }), axes, options.keepDims);
 }
+
+/** Smallest element over axes. */
+export const min = (x: Tensor, options: ReduceOptions = {}): Tensor => neg(max(neg(x), options));
+
+/** log Σ exp over axes, without overflow. */
+export function logSumExp(x: Tensor, options: ReduceOptions = {}): Tensor {
+  const axes = reducedAxes('logSumExp', x, options);
+  const highest = stopGradient(max(x, { axes, keepDims: true }));
+  const result = add(log(sum(exp(sub(x, highest)), { axes, keepDims: true })), highest);
+  return dropAxes(result, axes, options.keepDims);
+}
+
+/** √ Σ x² over axes; its gradient has no value where all elements are 0. */
+export const l2Norm = (x: Tensor, options: ReduceOptions = {}): Tensor => sqrt(sum(mul(x, x), options));
 
 const argMaxOp: Op = {
   name: 'ArgMax',
