@@ -112,5 +112,7 @@ export {
   trainStep,
 } from './program/train-step.js';
 export { constant, scalar, Tensor, type TensorSpec } from './tensor.js';
+export { customVjp } from './transforms/custom-vjp.js';
 export { grad, valueAndGrad } from './transforms/grad.js';
+export { jvp, vjp } from './transforms/jvp.js';
 export type { Tree } from './tree.js';

@@ -19,35 +19,43 @@ export function gradients(loss: Tensor, wrt: readonly Tensor[]): Tensor[] {
   if (loss.rank !== 0 || !isFloat(loss.dtype)) {
     throw new EngineError('ARGUMENT_INVALID', `only a float scalar has a gradient, not ${loss.dtype} [${loss.shape}]`);
   }
-  const cotangents = new Map<Tensor, Tensor>([[loss, scalar(1, loss.dtype)]]);
-  for (const node of dependents(loss, wrt)) {
+  return pullBack([loss], [scalar(1, loss.dtype)], wrt);
+}
+
+/** Cotangents of `wrt` from cotangents of `outputs`: vᵀ J, the product of reverse mode. */
+export function pullBack(outputs: readonly Tensor[], seeds: readonly Tensor[], wrt: readonly Tensor[]): Tensor[] {
+  const cotangents = new Map<Tensor, Tensor>();
+  const accumulate = (tensor: Tensor, cotangent: Tensor) => {
+    const sum = cotangents.get(tensor);
+    cotangents.set(tensor, sum ? add(sum, cotangent) : cotangent);
+  };
+  for (const [i, output] of outputs.entries()) accumulate(output, seeds[i]!);
+  for (const node of dependents(outputs, wrt)) {
     const own = node.outputs.map((output) => cotangents.get(output));
     if (own.every((cotangent) => cotangent === undefined)) continue;
     for (const [i, cotangent] of applyRule(node, own).entries()) {
       const input = node.inputs[i]!;
-      if (!cotangent || !isFloat(input.dtype)) continue;
-      const sum = cotangents.get(input);
-      cotangents.set(input, sum ? add(sum, cotangent) : cotangent);
+      if (cotangent && isFloat(input.dtype)) accumulate(input, cotangent);
     }
   }
   return wrt.map((tensor) => {
     const cotangent = cotangents.get(tensor);
     if (cotangent) return materialize(cotangent, tensor);
-    const ones = zeros(
+    const zero = zeros(
       tensor.dtype,
       tensor.shape.map(() => 1),
     );
-    return expand(constant(ones), tensor.shape);
+    return expand(constant(zero), tensor.shape);
   });
 }
 
-/** The nodes on a path from `wrt` to `loss`, last first. */
-function dependents(loss: Tensor, wrt: readonly Tensor[]): Node[] {
+/** The nodes on a path from `wrt` to `outputs`, last first. */
+function dependents(outputs: readonly Tensor[], wrt: readonly Tensor[]): Node[] {
   const sources = new Set(wrt);
   const found: Node[] = [];
   const depends = new Map<Node, boolean>();
   // An explicit stack: graphs are deeper than the call stack is tall.
-  const stack: Node[] = [loss.node];
+  const stack: Node[] = outputs.map(({ node }) => node);
   const leadsBack = (input: Tensor) => sources.has(input) || depends.get(input.node) === true;
   while (stack.length > 0) {
     const node = stack.at(-1)!;
