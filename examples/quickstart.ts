@@ -10,7 +10,7 @@ const test = await readTable(`${here}test_10.csv`, { ...columns, purpose: 'test'
 console.log('Banking77: which of 77 things does a customer want?');
 console.log(`${describeData(profile(data))}\n`);
 
-const run = train(data, { method: 'auto', test, seed: 7, budget: 110 });
+const run = train(data, { method: 'auto', test, seed: 7, budget: 125 });
 let shown = '';
 for await (const { stage, metrics, elapsedMs } of run) {
   const now = `${stage} ${metrics.method ?? ''}`;
