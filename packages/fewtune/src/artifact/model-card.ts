@@ -9,7 +9,7 @@ export function modelCard(manifest: Omit<Manifest, 'files'>): string {
   return `${frontMatter(manifest)}
 # Text classifier: ${labels.length} classes from ${trainingData.examples} examples
 
-Learned with [Fewtune](https://www.npmjs.com/package/fewtune) ${manifest.library.version}, method \`${method.name}\`${
+Learned with Fewtune ${manifest.library.version}, method \`${method.name}\`${
     encoder === undefined ? '' : `, encoder \`${encoder.id}\``
   }.
 
