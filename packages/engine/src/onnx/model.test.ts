@@ -82,6 +82,28 @@ describe('ONNX files', () => {
     await session.dispose();
   });
 
+  test('names that others read are kept, whatever is in between is called', async () => {
+    const file = e.exportOnnx(
+      ({ v0 }) => {
+        const square = e.mul(v0!, v0!);
+        return { v1: e.add(square, 1), v2: square, again: square, same: v0! };
+      },
+      { v0: { dtype: 'float32', shape: [1] } },
+    );
+    const session = await e.openOnnx(file);
+    const found = await session.run({ v0: e.hostTensor('float32', [1], [3]) });
+    expect(Object.fromEntries(Object.entries(found).map(([name, { data }]) => [name, data[0]]))).toEqual({
+      v1: 10,
+      v2: 9,
+      again: 9,
+      same: 3,
+    });
+    await session.dispose();
+    expect(() => e.exportOnnx(({ x }) => ({ x: e.mul(x!, 2) }), { x: { dtype: 'float32', shape: [1] } })).toThrow(
+      'an input and an output are both called "x"',
+    );
+  });
+
   test('a portable file holds standard operators only', () => {
     const scores = e.traceToOnnx(({ a }) => ({ y: e.matMul(a!, a!, { transposeB: true, alpha: 0.5 }) }), {
       a: { dtype: 'float32', shape: ['batch', 4, 3] },

@@ -29,7 +29,7 @@ export function emit(
   outputs: Readonly<Record<string, Tensor>>,
   options: EmitOptions = {},
 ): OnnxModelProto {
-  const emitter = new Emitter(inputs, options.portable ?? false);
+  const emitter = new Emitter(inputs, Object.keys(outputs), options.portable ?? false);
   const results = Object.entries(outputs).map(([name, tensor]) => emitter.output(name, tensor));
   const used = Object.entries(inputs);
   return {
@@ -66,9 +66,14 @@ class Emitter implements EmitContext {
 
   constructor(
     inputs: Readonly<Record<string, Tensor>>,
+    outputs: readonly string[],
     readonly portable: boolean,
   ) {
+    // Names that others read are theirs; what is in between makes room.
+    for (const name of outputs) this.taken.add(name);
     for (const [name, tensor] of Object.entries(inputs)) {
+      if (this.taken.has(name))
+        throw new EngineError('ARGUMENT_INVALID', `an input and an output are both called "${name}"`);
       this.names.set(tensor, name);
       this.taken.add(name);
       for (const [axis, dim] of tensor.shape.entries()) {
@@ -85,8 +90,6 @@ class Emitter implements EmitContext {
   }
 
   output(name: string, tensor: Tensor): OnnxValueInfo {
-    if (this.taken.has(name)) throw new EngineError('ARGUMENT_INVALID', `two outputs or an input are called "${name}"`);
-    this.taken.add(name);
     const value = this.value(tensor);
     if (this.produced.has(value) && !this.renamed.has(value)) this.renamed.set(value, name);
     else this.nodes.push({ opType: 'Identity', name: `Identity_${name}`, input: [value], output: [name] });
