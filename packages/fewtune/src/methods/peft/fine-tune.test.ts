@@ -94,6 +94,15 @@ test('a learning rate that is far too high is named as the cause', async () => {
   });
 });
 
+test('lora is estimated to be quicker than full, whatever the machine does meanwhile', async () => {
+  const seconds = [
+    await lora.estimateSeconds!(data, lora.defaults, context),
+    await full.estimateSeconds!(data, full.defaults, context),
+  ];
+  expect(seconds[0]).toBeGreaterThan(0);
+  expect(seconds[0]).toBeLessThan(seconds[1]!);
+});
+
 test('targets that no layer has are refused with the names there are', async () => {
   await expect(lora.fit(data, { ...lora.defaults, targets: ['q_proj'] }, context)).rejects.toThrow(/self\.query/);
 });

@@ -157,11 +157,20 @@ export async function estimateFineTune(
   const flops = perPass * (passes * rows * steps + data.texts.length);
   const overhead = 1.6; // attention, normalisation, activations, optimiser: measured on MiniLM
   const opening = 3;
-  return opening + (overhead * flops) / (await matrixFlops(context.threads));
+  return opening + (overhead * flops) / (await matrixSpeed(context.threads));
+}
+
+const speeds = new Map<number | undefined, Promise<number>>();
+
+/** `measureMatrixSpeed`, once a process: two methods must not be told apart by the noise of two measurements. */
+function matrixSpeed(threads?: number): Promise<number> {
+  const known = speeds.get(threads) ?? measureMatrixSpeed(threads);
+  speeds.set(threads, known);
+  return known;
 }
 
 /** Floating-point operations a second of a matrix product of the encoder's kind. */
-async function matrixFlops(threads?: number): Promise<number> {
+async function measureMatrixSpeed(threads?: number): Promise<number> {
   const [m, k, n] = [512, 384, 1536] as const;
   const spec = (shape: number[]) => ({ dtype: 'float32', shape }) as const;
   const program = await compile(({ a, b }) => matMul(a, b), { a: spec([m, k]), b: spec([k, n]) }, { threads });
