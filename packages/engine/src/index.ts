@@ -24,7 +24,7 @@ export {
 } from './onnx/model.js';
 export { clip, elu, geluTanh, hardSwish, leakyRelu, silu, softplus } from './ops/activations.js';
 export { add, div, expand, mul, neg, type Operand, type ReduceOptions, sizeOf, sub, sum } from './ops/arithmetic.js';
-export { type AttentionOptions, attention, keyBias, rotary } from './ops/attention.js';
+export { type AttentionOptions, attention, rotary } from './ops/attention.js';
 export {
   bitwiseXor,
   cast,

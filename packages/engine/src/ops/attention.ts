@@ -1,7 +1,7 @@
 import type { Dim } from '../dims.js';
 import type { Tensor } from '../tensor.js';
 import { add, mul, neg } from './arithmetic.js';
-import { cast, greater, where } from './compare.js';
+import { greater, where } from './compare.js';
 import { arange, concat, slice } from './indexing.js';
 import { matMul } from './matmul.js';
 import { softmax } from './normalize.js';
@@ -48,9 +48,4 @@ export function rotary(x: Tensor, cosine: Tensor, sine: Tensor): Tensor {
   const axis = x.rank - 1;
   const [first, second] = [slice(x, axis, 0, width / 2), slice(x, axis, width / 2, width)];
   return concat([add(mul(first, cosine), neg(mul(second, sine))), add(mul(second, cosine), mul(first, sine))], axis);
-}
-
-/** Turns bool [..., keys] (true on real tokens) into a bias for `attention`. */
-export function keyBias(mask: Tensor): Tensor {
-  return mul(add(cast(mask, 'float32'), -1), 1e9);
 }
