@@ -4,7 +4,7 @@ import { EngineError } from '../errors.js';
 import type { DType, HostTensor } from '../host-tensor.js';
 
 export interface SessionOptions {
-  /** Threads for one operator; every core when left out. */
+  /** Threads for one operator; `FEWTUNE_THREADS` or else every core when left out. */
   readonly threads?: number;
 }
 
@@ -14,12 +14,13 @@ export type Session = ort.InferenceSession;
 
 /** Opens a model. @throws EngineError SESSION_FAILED with ONNX Runtime's own words */
 export async function openSession(model: Uint8Array | string, options: SessionOptions = {}): Promise<Session> {
+  const threads = options.threads ?? (Number(process.env.FEWTUNE_THREADS) || undefined);
   try {
     return await ort.InferenceSession.create(model as Uint8Array, {
       executionProviders: ['cpu'],
       graphOptimizationLevel: 'all',
       logSeverityLevel: 3,
-      ...(options.threads ? { intraOpNumThreads: options.threads } : {}),
+      ...(threads ? { intraOpNumThreads: threads } : {}),
     });
   } catch (cause) {
     throw new EngineError('SESSION_FAILED', `ONNX Runtime cannot open the program: ${messageOf(cause)}`, { cause });
