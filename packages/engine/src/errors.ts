@@ -1,3 +1,5 @@
+import { whereNow } from './source.js';
+
 /** What can go wrong while a program is built or run; the code is stable, the message is for people. */
 export type EngineErrorCode =
   | 'SHAPE_MISMATCH'
@@ -9,12 +11,15 @@ export type EngineErrorCode =
   | 'SESSION_FAILED'
   | 'DISPOSED';
 
+/** Mistakes in user code while it is traced: their messages end with its line. */
+const traced: ReadonlySet<EngineErrorCode> = new Set(['SHAPE_MISMATCH', 'DTYPE_MISMATCH', 'NOT_DIFFERENTIABLE']);
+
 /** An engine error: says which operation, which values, and what would do. */
 export class EngineError extends Error {
   readonly code: EngineErrorCode;
 
   constructor(code: EngineErrorCode, message: string, options?: { cause?: unknown }) {
-    super(`[${code}] ${message}`, options);
+    super(`[${code}] ${message}${traced.has(code) ? whereNow() : ''}`, options);
     this.name = 'EngineError';
     this.code = code;
   }

@@ -2,6 +2,7 @@ import type { Dim } from './dims.js';
 import { EngineError } from './errors.js';
 import type { DType, HostTensor } from './host-tensor.js';
 import { hostTensor } from './host-tensor.js';
+import { currentSource, isDerived, Source } from './source.js';
 
 /** Shape and dtype of a value that does not exist yet. */
 export interface TensorSpec {
@@ -19,6 +20,10 @@ export interface Node {
   readonly inputs: readonly Tensor[];
   readonly attributes: Attributes;
   readonly outputs: readonly Tensor[];
+  /** The line of user code that asked for it; of a gradient, the line whose gradient it is. */
+  readonly source: Source;
+  /** Made by a rule (a gradient, an update) rather than called by name. */
+  readonly derived: boolean;
 }
 
 /** What a gradient rule may look at besides inputs and cotangent. */
@@ -88,7 +93,8 @@ let nextId = 0;
 export function applyAll(op: Op, inputs: readonly Tensor[], attributes: Attributes = {}): readonly Tensor[] {
   const specs = op.shape(inputs, attributes);
   const outputs: Tensor[] = [];
-  const node: Node = { id: nextId++, op, inputs, attributes, outputs };
+  const source = inputs.length > 0 ? currentSource() : Source.none; // constants and inputs are many, and have names
+  const node: Node = { id: nextId++, op, inputs, attributes, outputs, source, derived: isDerived() };
   const list = Array.isArray(specs) ? (specs as readonly TensorSpec[]) : [specs as TensorSpec];
   for (const [i, spec] of list.entries()) outputs.push(new Tensor(spec.shape, spec.dtype, node, i));
   return outputs;

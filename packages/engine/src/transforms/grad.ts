@@ -4,6 +4,7 @@ import { zeros } from '../host-tensor.js';
 import { add, alignLeft, expand } from '../ops/arithmetic.js';
 import { isFloat } from '../ops/compare.js';
 import { identity } from '../ops/control.js';
+import { withSource } from '../source.js';
 import type { Node } from '../tensor.js';
 import { constant, scalar, Tensor } from '../tensor.js';
 import type { Tree } from '../tree.js';
@@ -33,10 +34,12 @@ export function pullBack(outputs: readonly Tensor[], seeds: readonly Tensor[], w
   for (const node of dependents(outputs, wrt)) {
     const own = node.outputs.map((output) => cotangents.get(output));
     if (own.every((cotangent) => cotangent === undefined)) continue;
-    for (const [i, cotangent] of applyRule(node, own).entries()) {
-      const input = node.inputs[i]!;
-      if (cotangent && isFloat(input.dtype)) accumulate(input, cotangent);
-    }
+    withSource(node.source, () => {
+      for (const [i, cotangent] of applyRule(node, own).entries()) {
+        const input = node.inputs[i]!;
+        if (cotangent && isFloat(input.dtype)) accumulate(input, cotangent);
+      }
+    });
   }
   return wrt.map((tensor) => {
     const cotangent = cotangents.get(tensor);
