@@ -141,7 +141,7 @@ describe('a 2-layer BERT against PyTorch', () => {
       expect(Math.abs(loss / expected - 1), `loss of step ${at}`).toBeLessThan(tolerance);
       expect(Math.abs(gradientNorm! / norms[at]! - 1), `gradient norm of step ${at}`).toBeLessThan(tolerance);
     }
-    const trained = step.params();
+    const trained = await step.params();
     await step.dispose();
     for (const [weight, expected] of Object.entries(under(tensors, `${name}.after.`))) {
       const { error, worst } = relativeError(trained[weight]!, expected);

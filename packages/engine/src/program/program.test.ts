@@ -128,11 +128,22 @@ describe('a training step', () => {
     await using one = await build();
     await using two = await build();
     for (let i = 0; i < 5; i++) expect(await one.run(data)).toEqual(await two.run(data));
-    const snapshot = one.snapshot();
+    const snapshot = await one.snapshot();
     const next = [await one.run(data), await one.run(data)];
-    two.restore(snapshot);
+    await two.restore(snapshot);
     expect([await two.run(data), await two.run(data)]).toEqual(next);
-    expect(two.params()).toEqual(one.params());
+    expect(await two.params()).toEqual(await one.params());
+  });
+
+  test('refuses a snapshot of another step, and keeps its own state', async () => {
+    await using step = await build();
+    const before = await step.snapshot();
+    const other = { ...before, 'param/b1': e.zeros('float32', [9]) };
+    await expect(step.restore(other)).rejects.toThrow(
+      '"param/b1" as float32 [8], but in what was given it is float32 [9]',
+    );
+    await expect(step.restore({})).rejects.toThrow('missing');
+    expect(await step.snapshot()).toEqual(before);
   });
 
   test('does not change the arrays it was given', async () => {
@@ -147,7 +158,7 @@ describe('a training step', () => {
     await step.run({});
     await step.run({});
     expect(w.data[0]).toBe(1);
-    expect(step.params().w!.data[0]).toBeLessThan(1);
+    expect((await step.params()).w!.data[0]).toBeLessThan(1);
   });
 });
 

@@ -1,8 +1,8 @@
 import type { DeviceTensor, SessionOptions } from '../backends/node.js';
-import { runSession, toDevice, toHost } from '../backends/node.js';
+import { runSession, toDevice } from '../backends/node.js';
 import { EngineError } from '../errors.js';
 import type { HostTensor } from '../host-tensor.js';
-import { hostTensor, zeros } from '../host-tensor.js';
+import { zeros } from '../host-tensor.js';
 import { add } from '../ops/arithmetic.js';
 import { cast } from '../ops/compare.js';
 import { clipByGlobalNorm } from '../optim/clip.js';
@@ -15,6 +15,7 @@ import { emit } from './emitter.js';
 import { checkInputs } from './program.js';
 import type { SharedSession } from './session-cache.js';
 import { shareSession } from './session-cache.js';
+import { ProgramState } from './state.js';
 
 /** The traced tensors, and the host tensors, of a batch. */
 export type TracedBatch<B> = { readonly [K in keyof B]: Tensor };
@@ -46,17 +47,15 @@ export interface StepMetrics {
 }
 
 /**
- * A training step as one program: forward, backward and optimiser. Its state (weights, moments, step count) stands in
- * two sets of buffers; each run reads one and writes the other, then they change places, so nothing is copied, and the
- * state before a step that failed is still whole.
+ * A training step as one program: forward, backward and optimiser. Its state (weights, moments, step count) stays in
+ * place from run to run.
  */
 export class TrainStep<B extends Named<TensorSpec>> {
   private constructor(
     private readonly batchSpecs: ReadonlyMap<string, TensorSpec>,
     private readonly paramNames: readonly string[],
     private readonly fixed: Readonly<Record<string, DeviceTensor>>,
-    private current: Record<string, DeviceTensor>,
-    private next: Record<string, DeviceTensor>,
+    private readonly state: ProgramState,
     private readonly metricNames: readonly string[],
     private shared: SharedSession | undefined,
   ) {}
@@ -64,7 +63,7 @@ export class TrainStep<B extends Named<TensorSpec>> {
   static async create<B extends Named<TensorSpec>>(options: TrainStepOptions<B>): Promise<TrainStep<B>> {
     const { params, frozen = {}, batch, optimizer, clipNorm } = options;
     const start: Record<string, HostTensor> = { step: zeros('int64', []) };
-    for (const [name, value] of Object.entries(params)) start[`param/${name}`] = { ...value, data: value.data.slice() };
+    for (const [name, value] of Object.entries(params)) start[`param/${name}`] = value;
     for (const [name, value] of Object.entries(optimizer.init(params))) start[`optimizer/${name}`] = value;
 
     const inputs: Record<string, Tensor> = {};
@@ -95,9 +94,6 @@ export class TrainStep<B extends Named<TensorSpec>> {
 
     const model = emit(inputs, outputs, { name: 'train-step' });
     const shared = await shareSession(model, { threads: options.threads });
-    const device = (values: Named<HostTensor>) =>
-      Object.fromEntries(Object.entries(values).map(([name, tensor]) => [name, toDevice(tensor)]));
-    const spare = Object.fromEntries(Object.entries(start).map(([name, t]) => [name, zeros(t.dtype, t.shape)]));
     const fixed = Object.fromEntries(
       Object.entries(frozen).map(([name, tensor]) => [`frozen/${name}`, toDevice(tensor)]),
     );
@@ -105,8 +101,7 @@ export class TrainStep<B extends Named<TensorSpec>> {
       new Map(Object.entries(batch)),
       Object.keys(params),
       fixed,
-      device(start),
-      device(spare),
+      await ProgramState.create(start),
       Object.keys(metrics),
       shared,
     );
@@ -117,36 +112,34 @@ export class TrainStep<B extends Named<TensorSpec>> {
     if (!this.shared) throw new EngineError('DISPOSED', 'the training step was disposed');
     const given = new Map<string, HostTensor>(Object.entries(batch));
     checkInputs('training step', this.batchSpecs, given);
-    const feeds: Record<string, DeviceTensor> = { ...this.fixed, ...this.current };
+    const feeds: Record<string, DeviceTensor> = { ...this.fixed, ...this.state.feeds() };
     for (const [path, tensor] of given) feeds[`batch/${path}`] = toDevice(tensor);
-    const fetches: Record<string, DeviceTensor | null> = {};
-    for (const [name, tensor] of Object.entries(this.next)) fetches[`new/${name}`] = tensor;
+    const fetches: Record<string, DeviceTensor | null> = this.state.fetches();
     for (const name of this.metricNames) fetches[`metric/${name}`] = null;
     const outputs = await runSession(this.shared.session, feeds, fetches);
-    [this.current, this.next] = [this.next, this.current];
+    this.state.swap();
     const metrics = this.metricNames.map((name) => [name, Number(outputs[`metric/${name}`]!.data[0])]);
     return Object.fromEntries(metrics) as StepMetrics;
   }
 
   /** Copies of the trained weights as they are now. */
-  params(): Record<string, HostTensor> {
-    return Object.fromEntries(this.paramNames.map((name) => [name, copy(this.current[`param/${name}`]!)]));
+  async params(): Promise<Record<string, HostTensor>> {
+    const values = await this.state.read(this.paramNames.map((name) => `param/${name}`));
+    return Object.fromEntries(this.paramNames.map((name) => [name, values[`param/${name}`]!]));
   }
 
   /** Everything that a later `restore` needs to go on: weights, optimiser state, step count. Copies. */
-  snapshot(): Record<string, HostTensor> {
-    return Object.fromEntries(Object.entries(this.current).map(([name, tensor]) => [name, copy(tensor)]));
+  snapshot(): Promise<Record<string, HostTensor>> {
+    return this.state.read();
   }
 
-  /** Goes back to a snapshot: the next step is bit-equal to the one that followed it. */
-  restore(snapshot: Named<HostTensor>): void {
-    for (const [name, tensor] of Object.entries(this.current)) {
-      const value = snapshot[name];
-      if (value?.dtype !== tensor.type || value.data.length !== tensor.data.length) {
-        throw new EngineError('INPUT_MISMATCH', `the snapshot has no fitting "${name}"`);
-      }
-      (tensor.data as Float32Array).set(value.data as Float32Array);
-    }
+  /**
+   * Goes back to a snapshot: the next step is bit-equal to the one that followed it.
+   *
+   * @throws EngineError INPUT_MISMATCH when the snapshot is of another step
+   */
+  restore(snapshot: Named<HostTensor>): Promise<void> {
+    return this.state.write(snapshot);
   }
 
   async dispose(): Promise<void> {
@@ -158,11 +151,6 @@ export class TrainStep<B extends Named<TensorSpec>> {
   async [Symbol.asyncDispose](): Promise<void> {
     await this.dispose();
   }
-}
-
-function copy(tensor: DeviceTensor): HostTensor {
-  const { dtype, shape, data } = toHost(tensor);
-  return hostTensor(dtype, shape, data.slice());
 }
 
 export const trainStep = TrainStep.create;

@@ -59,7 +59,7 @@ export async function syntheticTraining(
     steps++;
   }
   const msPerStep = (performance.now() - started) / steps;
-  const weights = step.params();
+  const weights = await step.params();
   await step.dispose();
   const accuracy = await accuracyOf(weights, batch());
   return { steps, msPerStep, accuracy };

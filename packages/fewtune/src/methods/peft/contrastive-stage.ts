@@ -107,7 +107,7 @@ export async function contrastiveStage(
       }
       context.onStep?.(i + 1, metrics);
     }
-    return step.params();
+    return await step.params();
   } finally {
     await step.dispose();
   }
