@@ -5,6 +5,7 @@ export type EngineErrorCode =
   | 'SHAPE_MISMATCH'
   | 'DTYPE_MISMATCH'
   | 'NOT_DIFFERENTIABLE'
+  | 'NOT_BATCHABLE'
   | 'ARGUMENT_INVALID'
   | 'INPUT_MISMATCH'
   | 'ONNX_INVALID'

@@ -115,4 +115,5 @@ export { constant, scalar, Tensor, type TensorSpec } from './tensor.js';
 export { customVjp } from './transforms/custom-vjp.js';
 export { grad, valueAndGrad } from './transforms/grad.js';
 export { jvp, vjp } from './transforms/jvp.js';
+export { type Axes, type VmapOptions, vmap } from './transforms/vmap.js';
 export type { Tree } from './tree.js';

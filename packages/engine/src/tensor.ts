@@ -40,6 +40,34 @@ export type Vjp = (
   context: VjpContext,
 ) => readonly (Tensor | undefined)[];
 
+/** What a batching rule may look at besides its inputs. */
+export interface BatchContext {
+  /** The application to one example: its operator, attributes, and the shapes of one example. */
+  readonly node: Node;
+  /** Which inputs carry the batch as their first axis; the others are the same for every example. */
+  readonly batched: readonly boolean[];
+  /** How many examples. */
+  readonly size: Dim;
+  /** An input with the batch axis in front, repeated if it has none. */
+  full(input: number): Tensor;
+  /**
+   * Maps a function of one example over inputs, for operators that hold functions; all its results carry the batch.
+   *
+   * @param batched which inputs carry the batch; the others go in as they are
+   */
+  map(
+    fn: (inputs: readonly Tensor[]) => readonly (Tensor | undefined)[],
+    inputs: readonly Tensor[],
+    batched: readonly boolean[],
+  ): readonly (Tensor | undefined)[];
+}
+
+/**
+ * The operator over a batch: called when at least one input is batched, it returns every output with the batch as its
+ * first axis, before the axes of one example. `ops/batching.ts` has the usual rules.
+ */
+export type BatchRule = (inputs: readonly Tensor[], context: BatchContext) => Tensor | readonly Tensor[];
+
 /** Names of ONNX values while a graph is written; see `program/emitter.ts`. */
 export interface EmitContext {
   /** Only standard ONNX operators (a file for other runtimes), no contrib ones. */
@@ -71,6 +99,8 @@ export interface Op {
    * Elementwise operators say so: it saves materialising broadcast gradients.
    */
   readonly acceptsBroadcastCotangent?: boolean;
+  /** How `vmap` maps it over a batch; without a rule it refuses with NOT_BATCHABLE. */
+  readonly batch?: BatchRule;
 }
 
 /** A traced value: shape, dtype and the operator application that makes it. Holds no numbers. */

@@ -2,9 +2,10 @@ import type { Dim } from '../dims.js';
 import { isSymbolic, product, sameShape, showShape } from '../dims.js';
 import { EngineError } from '../errors.js';
 import type { DType } from '../host-tensor.js';
-import { hostTensor } from '../host-tensor.js';
+import { hostTensor, onnxType } from '../host-tensor.js';
 import type { Op, Tensor, Vjp } from '../tensor.js';
 import { apply, scalar, scalarValue } from '../tensor.js';
+import { alignExample, elementwise, shiftAxes } from './batching.js';
 import { broadcastShapes, normalizeAxis } from './broadcast.js';
 import { reshape } from './shape.js';
 
@@ -16,6 +17,7 @@ export function binaryOp(name: string, vjp: Vjp | 'none', result?: DType): Op {
   return {
     name,
     acceptsBroadcastCotangent: true,
+    batch: elementwise,
     shape: ([a, b]) => {
       if (a!.dtype !== b!.dtype) {
         throw new EngineError(
@@ -56,6 +58,7 @@ const divOp = binaryOp('Div', ([a, b], dy, { outputs: [y] }) => [
 const negOp: Op = {
   name: 'Neg',
   acceptsBroadcastCotangent: true,
+  batch: elementwise,
   shape: ([x]) => x!,
   vjp: (_, dy) => [neg(dy)],
 };
@@ -93,6 +96,10 @@ const expandOp: Op = {
   shape: ([x], { shape }) => ({ dtype: x!.dtype, shape: shape as readonly Dim[] }),
   emit: (context, node, [x]) => context.node('Expand', [x!, context.shape(node.outputs[0]!.shape)]),
   vjp: ([x], dy, { outputs: [y] }) => [sumTo(dy, x!.shape, y!.shape)],
+  batch: ([x], { node, size }) => {
+    const shape = node.outputs[0]!.shape;
+    return expand(alignExample(x!, shape.length), [size, ...shape]);
+  },
 };
 
 /** Repeats axes of size 1, and adds leading ones, up to `shape`. */
@@ -116,6 +123,7 @@ const sumOp: Op = {
   },
   // The cotangent keeps its size 1 on the summed axes: it stands for its broadcast, and nothing is expanded.
   vjp: (_, dy) => [dy],
+  batch: shiftAxes('axes'),
 };
 
 export interface ReduceOptions {
@@ -152,7 +160,7 @@ const sizeOp: Op = {
   shape: (_, { dtype }) => ({ dtype: dtype as DType, shape: [] }),
   emit: (context, node) => {
     const size = context.dim(node.attributes.dim as Dim);
-    const [cast] = context.node('Cast', [size], { to: node.attributes.dtype === 'float64' ? 11 : 1 });
+    const [cast] = context.node('Cast', [size], { to: onnxType[node.attributes.dtype as DType] });
     return context.node('Reshape', [cast!, context.constant(hostTensor('int64', [0], []))]);
   },
   vjp: 'none',

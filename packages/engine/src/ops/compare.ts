@@ -4,6 +4,7 @@ import type { Op, Tensor } from '../tensor.js';
 import { apply, requireDtype } from '../tensor.js';
 import type { Operand } from './arithmetic.js';
 import { binaryOp, mul, operands, sumTo } from './arithmetic.js';
+import { elementwise } from './batching.js';
 import { broadcastShapes } from './broadcast.js';
 
 const equalOp = binaryOp('Equal', 'none', 'bool');
@@ -11,7 +12,7 @@ const greaterOp = binaryOp('Greater', 'none', 'bool');
 const lessOp = binaryOp('Less', 'none', 'bool');
 const andOp = binaryOp('And', 'none', 'bool');
 const xorOp = binaryOp('BitwiseXor', 'none');
-const notOp: Op = { name: 'Not', shape: ([x]) => x!, vjp: 'none' };
+const notOp: Op = { name: 'Not', shape: ([x]) => x!, vjp: 'none', batch: elementwise };
 
 export const equal = (a: Operand, b: Operand): Tensor => apply(equalOp, operands(a, b));
 export const greater = (a: Operand, b: Operand): Tensor => apply(greaterOp, operands(a, b));
@@ -27,6 +28,7 @@ const castOp: Op = {
   shape: ([x], { dtype }) => ({ dtype: dtype as DType, shape: x!.shape }),
   emit: (context, node, [x]) => context.node('Cast', [x!], { to: onnxType[node.attributes.dtype as DType] }),
   vjp: ([x], dy) => [isFloat(x!.dtype) ? cast(dy, x!.dtype) : undefined],
+  batch: elementwise,
 };
 
 export function isFloat(dtype: DType): boolean {
@@ -50,6 +52,7 @@ const whereOp: Op = {
     sumTo(where(condition!, dy, 0), a!.shape, y!.shape),
     sumTo(where(condition!, 0, dy), b!.shape, y!.shape),
   ],
+  batch: elementwise,
 };
 
 /** `a` where `condition` (bool) holds, else `b`. */

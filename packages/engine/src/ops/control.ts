@@ -1,11 +1,13 @@
 import type { Op, Tensor } from '../tensor.js';
 import { apply } from '../tensor.js';
+import { elementwise } from './batching.js';
 
 const stopGradientOp: Op = {
   name: 'StopGradient',
   shape: ([x]) => x!,
   emit: (_context, _node, inputs) => inputs,
   vjp: 'none',
+  batch: elementwise,
 };
 
 /** The same value; no gradient passes. */
@@ -19,6 +21,7 @@ const identityOp: Op = {
   shape: ([x]) => x!,
   emit: (_context, _node, inputs) => inputs,
   vjp: (_, dy) => [dy],
+  batch: elementwise,
 };
 
 /** The same value as a tensor of its own. */

@@ -1,6 +1,7 @@
 import type { Op, Tensor } from '../tensor.js';
 import { apply, scalar } from '../tensor.js';
 import { add, div, mul, neg, sub } from './arithmetic.js';
+import { elementwise } from './batching.js';
 import { equal, greater, where } from './compare.js';
 
 /** An elementwise operator of one operand, by its derivative: `derivative(x, y)` with y the output. */
@@ -10,6 +11,7 @@ function unaryOp(name: string, derivative: (x: Tensor, y: Tensor) => Tensor): Op
     acceptsBroadcastCotangent: true,
     shape: ([x]) => x!,
     vjp: ([x], dy, { outputs: [y] }) => [mul(dy, derivative(x!, y!))],
+    batch: elementwise,
   };
 }
 
@@ -21,9 +23,9 @@ const sinOp = unaryOp('Sin', (x) => cos(x));
 const cosOp = unaryOp('Cos', (x) => neg(sin(x)));
 const tanhOp = unaryOp('Tanh', (_, y) => sub(1, mul(y, y)));
 const sigmoidOp = unaryOp('Sigmoid', (_, y) => mul(y, sub(1, y)));
-const signOp: Op = { name: 'Sign', shape: ([x]) => x!, vjp: () => [undefined] };
-const roundOp: Op = { name: 'Round', shape: ([x]) => x!, vjp: () => [undefined] };
-const floorOp: Op = { name: 'Floor', shape: ([x]) => x!, vjp: () => [undefined] };
+const signOp: Op = { name: 'Sign', shape: ([x]) => x!, vjp: () => [undefined], batch: elementwise };
+const roundOp: Op = { name: 'Round', shape: ([x]) => x!, vjp: () => [undefined], batch: elementwise };
+const floorOp: Op = { name: 'Floor', shape: ([x]) => x!, vjp: () => [undefined], batch: elementwise };
 // d erf(x)/dx = 2/√π · exp(−x²)
 const erfOp = unaryOp('Erf', (x) => mul(exp(neg(mul(x, x))), 2 / Math.sqrt(Math.PI)));
 // Gradient 0 at 0, as PyTorch has it.
@@ -32,6 +34,7 @@ const reluOp: Op = {
   acceptsBroadcastCotangent: true,
   shape: ([x]) => x!,
   vjp: (_, dy, { outputs: [y] }) => [where(greater(y!, 0), dy, 0)],
+  batch: elementwise,
 };
 /** Exact GELU, x Φ(x) (Hendrycks & Gimpel 2016, arXiv:1606.08415), as ONNX's fused operator (opset 20). */
 const geluOp = unaryOp('Gelu', (x) => {
@@ -54,6 +57,7 @@ const powOp: Op = {
     const p = attributes.exponent as number;
     return [mul(dy, mul(pow(x!, p - 1), p))];
   },
+  batch: elementwise,
 };
 
 export const exp = (x: Tensor): Tensor => apply(expOp, [x]);

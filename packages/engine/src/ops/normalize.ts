@@ -3,6 +3,7 @@ import { EngineError } from '../errors.js';
 import type { Op, Tensor } from '../tensor.js';
 import { apply, applyAll } from '../tensor.js';
 import { add, div, mul, sub, sum, sumTo } from './arithmetic.js';
+import { shiftAxes } from './batching.js';
 import { normalizeAxis } from './broadcast.js';
 import { maximum } from './compare.js';
 import { exp, sqrt } from './elementwise.js';
@@ -17,6 +18,7 @@ const softmaxOp: Op = {
     const weighted = mul(dy, y!);
     return [sub(weighted, mul(y!, sum(weighted, { axes: [attributes.axis as number], keepDims: true })))];
   },
+  batch: shiftAxes('axis'),
 };
 
 export function softmax(x: Tensor, axis = -1): Tensor {
@@ -30,6 +32,7 @@ const logSoftmaxOp: Op = {
   vjp: (_, dy, { outputs: [y], attributes }) => [
     sub(dy, mul(exp(y!), sum(dy, { axes: [attributes.axis as number], keepDims: true }))),
   ],
+  batch: shiftAxes('axis'),
 };
 
 export function logSoftmax(x: Tensor, axis = -1): Tensor {

@@ -4,6 +4,7 @@ import type { Op, Tensor } from '../tensor.js';
 import { apply } from '../tensor.js';
 import type { ReduceOptions } from './arithmetic.js';
 import { add, div, dropAxes, mul, neg, reducedAxes, sizeOf, sub, sum } from './arithmetic.js';
+import { shiftAxes } from './batching.js';
 import { normalizeAxis } from './broadcast.js';
 import { cast, equal } from './compare.js';
 import { stopGradient } from './control.js';
@@ -34,6 +35,7 @@ const maxOp: Op = {
     const hits = sum(hit, { axes: attributes.axes as number[], keepDims: true });
     return [mul(hit, div(dy, hits))];
   },
+  batch: shiftAxes('axes'),
 };
 
 /** Largest element over axes. */
@@ -61,6 +63,7 @@ const argMaxOp: Op = {
   shape: ([x], { axis }) => ({ dtype: 'int64', shape: x!.shape.filter((_, i) => i !== axis) }),
   emit: (context, node, [x]) => context.node('ArgMax', [x!], { axis: node.attributes.axis as number, keepdims: 0 }),
   vjp: 'none',
+  batch: shiftAxes('axis'),
 };
 
 /** Index (int64) of the first largest element along an axis, which is dropped. */

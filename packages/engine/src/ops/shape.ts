@@ -13,6 +13,7 @@ const reshapeOp: Op = {
     return context.node('Reshape', [x!, reshapeTarget(context, from, to)]);
   },
   vjp: ([x], dy) => [reshape(dy, x!.shape)],
+  batch: ([x], { node, size }) => reshape(x!, [size, ...node.outputs[0]!.shape]),
 };
 
 /** 0 copies the size at the same place and -1 is inferred, so most symbolic targets need no computation. */
@@ -68,6 +69,7 @@ const transposeOp: Op = {
   name: 'Transpose',
   shape: ([x], { perm }) => ({ dtype: x!.dtype, shape: (perm as number[]).map((axis) => x!.shape[axis]!) }),
   vjp: (_, dy, { attributes }) => [transpose(dy, inverse(attributes.perm as number[]))],
+  batch: ([x], { node }) => transpose(x!, [0, ...(node.attributes.perm as number[]).map((axis) => axis + 1)]),
 };
 
 function inverse(perm: readonly number[]): number[] {
