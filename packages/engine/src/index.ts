@@ -86,7 +86,7 @@ export {
 export { averagePool, globalAveragePool, maxPool, type PoolingOptions } from './ops/pooling.js';
 export { dequantize, fakeQuantize } from './ops/quantize.js';
 export { dropout, randomUniform } from './ops/random.js';
-export { argMax, l2Norm, logSumExp, max, mean, min } from './ops/reduce.js';
+export { argMax, l2Norm, logSumExp, max, mean, min, sumSquares } from './ops/reduce.js';
 export { reshape, transpose, unsqueeze } from './ops/shape.js';
 export { type AdamWOptions, adamW } from './optim/adamw.js';
 export { clipByGlobalNorm, globalNorm } from './optim/clip.js';

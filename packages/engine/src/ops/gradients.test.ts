@@ -204,6 +204,7 @@ const cases: Case[] = [
   unary('clip inside', (x) => e.mul(e.clip(x, -3, 3), x)),
   unary('min', (x) => e.mul(e.min(spread(x), { axes: [1] }), 2)),
   unary('logSumExp', (x) => e.logSumExp(x, { axes: [1] })),
+  unary('sumSquares', (x) => e.mul(x, e.sumSquares(x, { axes: [1], keepDims: true }))),
   unary('l2Norm', (x) => e.l2Norm(x, { axes: [1] }), positive),
   unary('floor times x', (x) => e.mul(e.floor(e.stopGradient(x)), x)),
   unary('split', (x) =>

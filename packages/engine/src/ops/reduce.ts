@@ -1,6 +1,6 @@
 import { product } from '../dims.js';
 import { hostTensor } from '../host-tensor.js';
-import type { Op, Tensor } from '../tensor.js';
+import type { Attributes, EmitContext, Node, Op, Tensor, TensorSpec } from '../tensor.js';
 import { apply } from '../tensor.js';
 import type { ReduceOptions } from './arithmetic.js';
 import { add, div, dropAxes, mul, neg, reducedAxes, sizeOf, sub, sum } from './arithmetic.js';
@@ -18,17 +18,21 @@ export function mean(x: Tensor, options: ReduceOptions = {}): Tensor {
   return typeof count === 'number' ? mul(total, 1 / count) : div(total, sizeOf(dims, x.dtype));
 }
 
+function reducedShape([x]: readonly Tensor[], { axes }: Attributes): TensorSpec {
+  const shape = x!.shape.map((dim, axis) => ((axes as number[]).includes(axis) ? 1 : dim));
+  return { dtype: x!.dtype, shape };
+}
+
+function emitReduction(context: EmitContext, node: Node, [x]: readonly string[]): string[] {
+  const axes = node.attributes.axes as number[];
+  return context.node(node.op.name, [x!, context.constant(hostTensor('int64', [axes.length], axes))], { keepdims: 1 });
+}
+
 const maxOp: Op = {
   name: 'ReduceMax',
   acceptsBroadcastCotangent: true,
-  shape: ([x], { axes }) => ({
-    dtype: x!.dtype,
-    shape: x!.shape.map((dim, axis) => ((axes as number[]).includes(axis) ? 1 : dim)),
-  }),
-  emit: (context, node, [x]) => {
-    const axes = node.attributes.axes as number[];
-    return context.node('ReduceMax', [x!, context.constant(hostTensor('int64', [axes.length], axes))], { keepdims: 1 });
-  },
+  shape: reducedShape,
+  emit: emitReduction,
   // Equal maxima share the gradient, as PyTorch's amax does.
   vjp: ([x], dy, { outputs: [y], attributes }) => {
     const hit = cast(equal(x!, y!), x!.dtype);
@@ -55,8 +59,22 @@ export function logSumExp(x: Tensor, options: ReduceOptions = {}): Tensor {
   return dropAxes(result, axes, options.keepDims);
 }
 
+const sumSquaresOp: Op = {
+  name: 'ReduceSumSquare',
+  acceptsBroadcastCotangent: true,
+  shape: reducedShape,
+  emit: emitReduction,
+  vjp: ([x], dy) => [mul(mul(x!, 2), dy)],
+};
+
+/** Σ x² over axes, in one pass. */
+export function sumSquares(x: Tensor, options: ReduceOptions = {}): Tensor {
+  const axes = reducedAxes('sumSquares', x, options);
+  return dropAxes(apply(sumSquaresOp, [x], { axes }), axes, options.keepDims);
+}
+
 /** √ Σ x² over axes; its gradient has no value where all elements are 0. */
-export const l2Norm = (x: Tensor, options: ReduceOptions = {}): Tensor => sqrt(sum(mul(x, x), options));
+export const l2Norm = (x: Tensor, options: ReduceOptions = {}): Tensor => sqrt(sumSquares(x, options));
 
 const argMaxOp: Op = {
   name: 'ArgMax',

@@ -1,18 +1,14 @@
 import { add, div, mul } from '../ops/arithmetic.js';
 import { minimum } from '../ops/compare.js';
 import { sqrt } from '../ops/elementwise.js';
-import { matMul } from '../ops/matmul.js';
-import { reshape } from '../ops/shape.js';
+import { sumSquares } from '../ops/reduce.js';
 import type { Tensor } from '../tensor.js';
 import { scalar } from '../tensor.js';
 import type { Named } from './optimizer.js';
 
 /** Euclidean norm over all elements of all tensors. */
 export function globalNorm(tensors: readonly Tensor[]): Tensor {
-  const squares = tensors.map((tensor) => {
-    const row = reshape(tensor, [1, -1]);
-    return reshape(matMul(row, reshape(tensor, [-1, 1])), []);
-  });
+  const squares = tensors.map((tensor) => sumSquares(tensor));
   return sqrt(squares.reduce((a, b) => add(a, b), scalar(0)));
 }
 
