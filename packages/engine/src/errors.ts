@@ -13,7 +13,12 @@ export type EngineErrorCode =
   | 'DISPOSED';
 
 /** Mistakes in user code while it is traced: their messages end with its line. */
-const traced: ReadonlySet<EngineErrorCode> = new Set(['SHAPE_MISMATCH', 'DTYPE_MISMATCH', 'NOT_DIFFERENTIABLE']);
+const traced: ReadonlySet<EngineErrorCode> = new Set([
+  'SHAPE_MISMATCH',
+  'DTYPE_MISMATCH',
+  'NOT_DIFFERENTIABLE',
+  'NOT_BATCHABLE',
+]);
 
 /** An engine error: says which operation, which values, and what would do. */
 export class EngineError extends Error {

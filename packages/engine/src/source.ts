@@ -48,15 +48,20 @@ export class Source {
 }
 
 let origin: Source | undefined;
+let originDerived = false;
 
-/** Runs `fn`; what it traces is on account of `source`, as a gradient is of the line whose gradient it is. */
-export function withSource<T>(source: Source | undefined, fn: () => T): T {
-  const outer = origin;
-  origin = source ?? outer;
+/**
+ * Runs `fn`; what it traces is on account of `source`, as a gradient is of the line whose gradient it is.
+ *
+ * @param derived whether it is made by a rule; a copy of what somebody called is not
+ */
+export function withSource<T>(source: Source | undefined, fn: () => T, derived = true): T {
+  const outer = [origin, originDerived] as const;
+  if (source) [origin, originDerived] = [source, derived || originDerived];
   try {
     return fn();
   } finally {
-    origin = outer;
+    [origin, originDerived] = outer;
   }
 }
 
@@ -67,7 +72,7 @@ export function currentSource(): Source {
 
 /** Whether what is traced now is on another line's account. */
 export function isDerived(): boolean {
-  return origin !== undefined;
+  return originDerived;
 }
 
 /** Where a mistake is, for the end of a message; empty when nothing is known. */

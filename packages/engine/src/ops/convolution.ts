@@ -4,6 +4,7 @@ import { EngineError } from '../errors.js';
 import type { Attributes, Op, Tensor } from '../tensor.js';
 import { apply } from '../tensor.js';
 import { add } from './arithmetic.js';
+import { batchConvolution } from './convolution-batching.js';
 import { slice } from './indexing.js';
 import { reshape, transpose } from './shape.js';
 
@@ -74,6 +75,7 @@ const convOp: Op = {
     transposed(dy, w!, attributes as Geometry, spatial('conv', x!)),
     weightGradient(x!, dy, attributes as Geometry, spatial('conv', w!)),
   ],
+  batch: batchConvolution,
 };
 
 const transposeOp: Op = {
@@ -96,6 +98,7 @@ const transposeOp: Op = {
     const { sizes: _, ...geometry } = attributes as Geometry & { sizes: number[] };
     return [apply(convOp, [dy, w!], geometry), weightGradient(dy, x!, geometry, spatial('conv', w!))];
   },
+  batch: batchConvolution,
 };
 
 /** The smallest size a transposed convolution can have: strides swallow up to stride − 1 elements more. */

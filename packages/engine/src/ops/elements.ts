@@ -5,6 +5,7 @@ import { EngineError } from '../errors.js';
 import { hostTensor } from '../host-tensor.js';
 import type { Op, Tensor } from '../tensor.js';
 import { apply, applyAll, requireDtype } from '../tensor.js';
+import { shiftAxes, shiftAxesOfAll } from './batching.js';
 import { normalizeAxis } from './broadcast.js';
 
 const gatherElementsOp: Op = {
@@ -23,6 +24,7 @@ const gatherElementsOp: Op = {
     const axis = attributes.axis as number;
     return [scatterElements(dy, indices!, axis, x!.shape[axis]!), undefined];
   },
+  batch: shiftAxesOfAll('axis'),
 };
 
 /** Elements of `x` along an axis, at places of their own: `indices` (int64) has the result's shape. */
@@ -44,6 +46,7 @@ const scatterElementsOp: Op = {
     return context.node('ScatterElements', [zeros!, indices!, updates!], attributes);
   },
   vjp: ([, indices], dy, { attributes }) => [gatherElements(dy, indices!, attributes.axis as number), undefined],
+  batch: shiftAxesOfAll('axis'),
 };
 
 /** The transpose of `gatherElements`: adds each element to its place along an axis of `size` zeros. */
@@ -72,6 +75,7 @@ const topKOp: Op = {
     const axis = attributes.axis as number;
     return [scatterElements(dy, places!, axis, x!.shape[axis]!)];
   },
+  batch: shiftAxes('axis'),
 };
 
 /** The `k` largest elements along an axis, in falling order, with their places (int64); the smallest if not `largest`. */

@@ -5,7 +5,8 @@ import type { DType } from '../host-tensor.js';
 import { hostTensor } from '../host-tensor.js';
 import type { Attributes, Op, Tensor } from '../tensor.js';
 import { apply, requireDtype } from '../tensor.js';
-import { expand, mul } from './arithmetic.js';
+import { add, expand, mul, sizeOf } from './arithmetic.js';
+import { shiftAxes, shiftAxesOfAll } from './batching.js';
 import { normalizeAxis } from './broadcast.js';
 import { cast, equal } from './compare.js';
 import { reshape, unsqueeze } from './shape.js';
@@ -23,6 +24,7 @@ const sliceOp: Op = {
   vjp: ([x], dy, { attributes: { axis, start } }) => [
     pad(dy, axis as number, start as number, x!.shape[axis as number]!),
   ],
+  batch: shiftAxes('axis'),
 };
 
 /**
@@ -62,6 +64,7 @@ const padOp: Op = {
     const from = start as number;
     return [slice(dy, axis as number, from, from + (x!.shape[axis as number] as number))];
   },
+  batch: shiftAxes('axis'),
 };
 
 /** Zeros around one axis, so that it has `size` elements and the old ones begin at `start`. */
@@ -96,6 +99,7 @@ const concatOp: Op = {
       return part;
     });
   },
+  batch: shiftAxesOfAll('axis'),
 };
 
 /** Joins tensors along an axis whose sizes are known. */
@@ -110,6 +114,11 @@ const gatherOp: Op = {
   shape: ([table, indices]) => ({ dtype: table!.dtype, shape: [...indices!.shape, ...table!.shape.slice(1)] }),
   emit: (context, _, inputs) => context.node('Gather', inputs, { axis: 0 }),
   vjp: ([table, indices], dy) => [scatterAdd(dy, indices!, table!.shape[0]!), undefined],
+  batch: ([table, indices], { node, batched, full }) => {
+    if (!batched[0]) return gather(table!, indices!);
+    // One table of all the examples' rows.
+    return gather(mergeFirst(table!), inTables(full(1), node.inputs[0]!.shape[0]!));
+  },
 };
 
 /**
@@ -133,6 +142,12 @@ const moveRowsOp: Op = {
     const back = moveRows(reshape(dy, [-1, ...row]), inverse!, indices!);
     const shown = live ? mul(back, reshape(live, [...live.shape, ...row.map(() => 1)])) : back;
     return [reshape(shown, table!.shape), undefined, undefined, undefined];
+  },
+  batch: (inputs, { node, full }) => {
+    const [rows, places] = [node.inputs[0]!.shape[0]!, product(node.inputs[1]!.shape)];
+    const live = inputs.length > 3 ? [mergeFirst(full(3))] : [];
+    const inverse = mergeFirst(inTables(full(2), places));
+    return apply(moveRowsOp, [mergeFirst(full(0)), inTables(full(1), rows), inverse, ...live]);
   },
 };
 
@@ -165,6 +180,11 @@ const scatterAddOp: Op = {
     return context.node('ScatterND', [zeros!, tuples!, rows!], { reduction: 'add' });
   },
   vjp: ([, indices], dy) => [gather(dy, indices!), undefined],
+  batch: (_, { node, size, full }) => {
+    const { shape } = node.outputs[0]!;
+    const places = inTables(full(1), shape[0]!);
+    return reshape(scatterAdd(full(0), places, product([size, shape[0]!])), [size, ...shape]);
+  },
 };
 
 /** The transpose of `gather`: adds each row to the place its index names, in a table of `count` rows. */
@@ -190,6 +210,22 @@ const rangeOp: Op = {
   vjp: 'none',
 };
 
+/** Where each of `count` tables of `rows` rows begins when they stand one below the other: int64 [count, 1, ...]. */
+export function tableStarts(count: Dim, rows: Dim, rank: number): Tensor {
+  const first = mul(arange(count), sizeOf([rows], 'int64'));
+  return reshape(first, [count, ...Array<number>(rank).fill(1)]);
+}
+
+/** Indices [batch, ...] into tables of `rows` each, as indices into all those tables put one below the other. */
+function inTables(indices: Tensor, rows: Dim): Tensor {
+  return add(cast(indices, 'int64'), tableStarts(indices.shape[0]!, rows, indices.rank - 1));
+}
+
+/** [batch, n, ...] -> [batch * n, ...] */
+function mergeFirst(x: Tensor): Tensor {
+  return reshape(x, [product(x.shape.slice(0, 2)), ...x.shape.slice(2)]);
+}
+
 /** 0, 1, … up to the size of a dimension, which may be symbolic. */
 export function arange(dim: Dim, dtype: DType = 'int64'): Tensor {
   return cast(apply(rangeOp, [], { dim }), dtype);
@@ -210,6 +246,7 @@ const cumSumOp: Op = {
     });
   },
   vjp: (_, dy, { attributes: { axis, reverse } }) => [cumSum(dy, axis as number, !reverse)],
+  batch: shiftAxes('axis'),
 };
 
 /** Running sum along an axis, from the other end when `reverse`. */

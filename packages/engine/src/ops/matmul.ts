@@ -5,6 +5,7 @@ import { hostTensor } from '../host-tensor.js';
 import type { Attributes, Op, Tensor } from '../tensor.js';
 import { apply } from '../tensor.js';
 import { add, sumTo } from './arithmetic.js';
+import { alignExample } from './batching.js';
 import { broadcastShapes } from './broadcast.js';
 import { beforeSwap, reshape } from './shape.js';
 
@@ -77,6 +78,15 @@ const matMulOp: Op = {
       sumTo(db, b!.shape, [...batch, ...b!.shape.slice(-2)]),
     ];
   },
+  // The batch is one more leading axis; with a shared second operand the product is folded to a single one.
+  batch: ([a, b], { node, batched }) => {
+    const rank = node.outputs[0]!.rank;
+    return matMul(
+      batched[0] ? alignExample(a!, rank) : a!,
+      batched[1] ? alignExample(b!, rank) : b!,
+      node.attributes as Flags,
+    );
+  },
 };
 
 /**
@@ -119,6 +129,11 @@ const gemmOp: Op = {
     matMul(dy, x!, { transposeA: true }),
     sumTo(dy, bias!.shape, y!.shape),
   ],
+  batch: ([x, weight, bias], { batched }) => {
+    if (!batched[1] && !batched[2]) return linear(x!, weight!, bias!);
+    const y = matMul(x!, weight!, { transposeB: true });
+    return add(y, batched[2] ? alignExample(bias!, 2) : bias!);
+  },
 };
 
 /**

@@ -1,9 +1,9 @@
 import { showShape } from '../dims.js';
 import { EngineError } from '../errors.js';
 import type { Op, Tensor } from '../tensor.js';
-import { apply, applyAll } from '../tensor.js';
-import { add, div, mul, sub, sum, sumTo } from './arithmetic.js';
-import { shiftAxes } from './batching.js';
+import { apply, applyAll, scalar } from '../tensor.js';
+import { add, div, expand, mul, sub, sum, sumTo } from './arithmetic.js';
+import { alignExample, shiftAxes } from './batching.js';
 import { normalizeAxis } from './broadcast.js';
 import { maximum } from './compare.js';
 import { exp, sqrt } from './elementwise.js';
@@ -85,6 +85,15 @@ const layerNormOp: Op = {
       dx = dx ? add(dx, part) : part;
     }
     return [dx, dy && sumTo(mul(dy, normal), scale!.shape, y!.shape), dy && sumTo(dy, bias!.shape, y!.shape)];
+  },
+  batch: ([x, scale, bias], { node, batched, full }) => {
+    if (!batched[1] && !batched[2]) return applyAll(layerNormOp, [x!, scale!, bias!], node.attributes);
+    // Scale and shift of an example's own are applied after a normalisation without any.
+    const plain = [1, 0].map((value) => expand(scalar(value, x!.dtype), node.inputs[1]!.shape));
+    const [normal, ...statistics] = applyAll(layerNormOp, [full(0), ...plain], node.attributes);
+    const { rank } = node.inputs[0]!;
+    const own = (part: Tensor, i: number) => (batched[i] ? alignExample(part, rank) : part);
+    return [add(mul(normal!, own(scale!, 1)), own(bias!, 2)), ...statistics];
   },
 };
 

@@ -3,8 +3,9 @@ import { EngineError } from '../errors.js';
 import { hostTensor } from '../host-tensor.js';
 import type { Op, Tensor } from '../tensor.js';
 import { applyAll, constant } from '../tensor.js';
+import { sub } from './arithmetic.js';
 import { conv } from './convolution.js';
-import { scatterAdd } from './indexing.js';
+import { scatterAdd, tableStarts } from './indexing.js';
 import { mean } from './reduce.js';
 import { reshape } from './shape.js';
 
@@ -45,6 +46,13 @@ const maxPoolOp: Op = {
   vjp: ([x], dy, { outputs: [, places] }) => {
     const flat = scatterAdd(reshape(dy, [-1]), reshape(places!, [-1]), product(x!.shape));
     return [reshape(flat, x!.shape)];
+  },
+  batch: ([x], { node, size }) => {
+    const { shape } = node.outputs[0]!;
+    const images = reshape(x!, [product(x!.shape.slice(0, 2)), ...x!.shape.slice(2)]);
+    const [values, places] = applyAll(maxPoolOp, [images], node.attributes).map((y) => reshape(y, [size, ...shape]));
+    // Places are counted over all images; each example counts its own.
+    return [values!, sub(places!, tableStarts(size, product(node.inputs[0]!.shape), shape.length))];
   },
 };
 

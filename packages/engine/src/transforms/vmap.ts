@@ -3,6 +3,7 @@ import { sameShape, showShape } from '../dims.js';
 import { EngineError } from '../errors.js';
 import { expand } from '../ops/arithmetic.js';
 import { transpose, unsqueeze } from '../ops/shape.js';
+import { withSource } from '../source.js';
 import type { Node } from '../tensor.js';
 import { placeholder, type Tensor } from '../tensor.js';
 import type { Tree } from '../tree.js';
@@ -157,34 +158,37 @@ function mapAxes(
 
 /** Adds the batched form of `outputs`, and of whatever they need, to `values`; what depends on no example is left out. */
 function replay(outputs: readonly Tensor[], values: Map<Tensor, Tensor>, size: Dim): void {
-  for (const node of dependents(outputs, values)) {
-    const { op, inputs } = node;
-    if (!op.batch) {
+  for (const node of dependents(outputs, values))
+    withSource(node.source, () => batchNode(node, values, size), node.derived);
+}
+
+function batchNode(node: Node, values: Map<Tensor, Tensor>, size: Dim): void {
+  const { op, inputs } = node;
+  if (!op.batch) {
+    throw new EngineError(
+      'NOT_BATCHABLE',
+      `vmap: ${op.name} of ${inputs.map(({ shape }) => showShape(shape)).join(', ')} has no batching rule; compute it outside of vmap, or give its Op record a \`batch\``,
+    );
+  }
+  const batched = inputs.map((input) => values.has(input));
+  const given = inputs.map((input) => values.get(input) ?? input);
+  const made = op.batch(given, {
+    node,
+    batched,
+    size,
+    full: (i) => (batched[i] ? given[i]! : repeat(given[i]!, size)),
+    map: (fn, over, which) => mapInside(fn, over, which, values, size),
+  });
+  const results = Array.isArray(made) ? (made as readonly Tensor[]) : [made as Tensor];
+  for (const [i, output] of node.outputs.entries()) {
+    const result = results[i];
+    if (!result || !sameShape(result.shape, [size, ...output.shape])) {
       throw new EngineError(
-        'NOT_BATCHABLE',
-        `vmap: ${op.name} of ${inputs.map(({ shape }) => showShape(shape)).join(', ')} has no batching rule; compute it outside of vmap, or give its Op record a \`batch\``,
+        'SHAPE_MISMATCH',
+        `vmap: the batching rule of ${op.name} made ${result ? showShape(result.shape) : 'nothing'} instead of ${showShape([size, ...output.shape])}`,
       );
     }
-    const batched = inputs.map((input) => values.has(input));
-    const given = inputs.map((input) => values.get(input) ?? input);
-    const made = op.batch(given, {
-      node,
-      batched,
-      size,
-      full: (i) => (batched[i] ? given[i]! : repeat(given[i]!, size)),
-      map: (fn, over, which) => mapInside(fn, over, which, values, size),
-    });
-    const results = Array.isArray(made) ? (made as readonly Tensor[]) : [made as Tensor];
-    for (const [i, output] of node.outputs.entries()) {
-      const result = results[i];
-      if (!result || !sameShape(result.shape, [size, ...output.shape])) {
-        throw new EngineError(
-          'SHAPE_MISMATCH',
-          `vmap: the batching rule of ${op.name} made ${result ? showShape(result.shape) : 'nothing'} instead of ${showShape([size, ...output.shape])}`,
-        );
-      }
-      values.set(output, result);
-    }
+    values.set(output, result);
   }
 }
 
