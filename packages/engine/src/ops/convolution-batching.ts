@@ -6,7 +6,7 @@ import type { Attributes, BatchContext, Tensor } from '../tensor.js';
 import { apply, constant } from '../tensor.js';
 import { gather, pad, scatterAdd, slice } from './indexing.js';
 import { matMul } from './matmul.js';
-import { reshape, transpose } from './shape.js';
+import { reshape, transpose, unsqueeze } from './shape.js';
 
 type Geometry = { strides: number[]; padding: number[]; dilations: number[]; group: number; sizes?: number[] };
 
@@ -28,13 +28,13 @@ export function batchConvolution([x, w]: readonly Tensor[], context: BatchContex
     apply(node.op, [image, weight], { ...node.attributes, group: groups } as Attributes);
 
   if (!batched[1]) return reshape(run(mergeFirst(x!), w!, group), [size, ...shape]);
+  if (isSymbolic(size)) return reshape(writtenOut(batched[0] ? x! : unsqueeze(x!, 0), w!, context), [size, ...shape]);
   if (!batched[0]) {
     // One image for all weights: their output channels stand side by side in each group.
     const y = run(x!, sideBySide(w!, group, node.op.name === 'Conv'), group);
     const parts = reshape(y, [n, group, size, out / group, ...places]);
     return reshape(transpose(parts, [2, 0, 1, 3, ...spatial.map((axis) => axis + 1)]), [size, ...shape]);
   }
-  if (isSymbolic(size)) return reshape(writtenOut(x!, w!, context), [size, ...shape]);
   const groups = size * group;
   const channels = x!.shape[2] as number;
   const images = reshape(swapFirst(x!), [n, size * channels, ...x!.shape.slice(3)]);
@@ -54,8 +54,14 @@ function sideBySide(w: Tensor, group: number, outFirst: boolean): Tensor {
   return reshape(swapped, [first, product([batch, second]), ...kernel]);
 }
 
-/** Convolution as matrix products, one a example and group: [batch, n, out, ...size'] up to a reshape. */
-function writtenOut(x: Tensor, w: Tensor, { node }: BatchContext): Tensor {
+/**
+ * Convolution as matrix products, one a example and group.
+ *
+ * @param x [batch or 1, n, in, ...size]
+ * @param w [batch, ...]
+ * @returns [batch, n, out, ...size'] up to a reshape
+ */
+function writtenOut(x: Tensor, w: Tensor, { node, size: examples }: BatchContext): Tensor {
   const geometry = node.attributes as Geometry;
   const { group, padding } = geometry;
   const [batch, n, channels, ...sizes] = x.shape as [Dim, Dim, number, ...number[]];
@@ -79,17 +85,17 @@ function writtenOut(x: Tensor, w: Tensor, { node }: BatchContext): Tensor {
       (channels / group) * taps,
       product([n, stopCount]),
     ]);
-    const y = matMul(reshape(w, [batch, group, out / group, (channels / group) * taps]), columns);
-    return swapInner(reshape(y, [batch, out, n, stopCount]));
+    const y = matMul(reshape(w, [examples, group, out / group, (channels / group) * taps]), columns);
+    return swapInner(reshape(y, [examples, out, n, stopCount]));
   }
   const grouped = transpose(reshape(x, [batch, n, group, channels / group, stopCount]), [0, 2, 3, 1, 4]);
   const rows = reshape(grouped, [batch, group, channels / group, product([n, stopCount])]);
-  const weight = reshape(w, [batch, group, channels / group, (out / group) * taps]);
+  const weight = reshape(w, [examples, group, channels / group, (out / group) * taps]);
   const columns = matMul(weight, rows, { transposeA: true }); // [batch, group, out / group * taps, n * stops]
-  const patches = transpose(reshape(columns, [batch, group, out / group, taps, n, stopCount]), [3, 5, 0, 4, 1, 2]);
+  const patches = transpose(reshape(columns, [examples, group, out / group, taps, n, stopCount]), [3, 5, 0, 4, 1, 2]);
   const rowsOf = reshape(patches, [taps * stopCount, ...patches.shape.slice(2)]);
   const added = scatterAdd(rowsOf, index, product(plane)); // [plane, batch, n, group, out / group]
-  const flat = reshape(transpose(added, [1, 2, 3, 4, 0]), [batch, n, out, ...plane]);
+  const flat = reshape(transpose(added, [1, 2, 3, 4, 0]), [examples, n, out, ...plane]);
   return results.reduce((y, size, i) => slice(y, i + 3, padding[i]!, padding[i]! + size), flat);
 }
 
