@@ -1,6 +1,18 @@
+import { fileURLToPath } from 'node:url';
 import { defineConfig } from 'vitest/config';
 
 export default defineConfig({
+  plugins: [
+    {
+      // Tests import the engine's sources; package.json's `imports` names the compiled files.
+      name: 'backend-of-the-sources',
+      enforce: 'pre',
+      resolveId: (id, importer) =>
+        id === '#backend' && importer?.includes('/packages/engine/src/')
+          ? fileURLToPath(new URL('packages/engine/src/backends/node.ts', import.meta.url))
+          : undefined,
+    },
+  ],
   test: {
     include: ['packages/*/src/**/*.test.ts', 'packages/*/test/**/*.test.ts', 'bench/**/*.test.ts'],
     testTimeout: 60_000,

@@ -10,6 +10,7 @@ export type EngineErrorCode =
   | 'INPUT_MISMATCH'
   | 'ONNX_INVALID'
   | 'SESSION_FAILED'
+  | 'BACKEND_MISSING'
   | 'DISPOSED';
 
 /** Mistakes in user code while it is traced: their messages end with its line. */

@@ -1,4 +1,4 @@
-export type { SessionOptions } from './backends/node.js';
+export type { Backend, SessionOptions } from './backends/types.js';
 export type { Dim } from './dims.js';
 export { EngineError, type EngineErrorCode } from './errors.js';
 export {

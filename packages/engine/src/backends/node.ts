@@ -2,53 +2,79 @@
 import * as ort from 'onnxruntime-node';
 import { EngineError } from '../errors.js';
 import type { DType, HostTensor } from '../host-tensor.js';
+import { backendMissing, copyOf, identityModel, livesOnGpu, messageOf, runSession } from './shared.js';
+import type { Backend, DeviceTensor, OpenOptions, Residence, Session, SessionOptions } from './types.js';
 
-export interface SessionOptions {
-  /** Threads for one operator; `FEWTUNE_THREADS` or else every core when left out. */
-  readonly threads?: number;
-}
+export { closeSession, runSession, toHost } from './shared.js';
+export type { Backend, DeviceTensor, OpenOptions, Session, SessionOptions } from './types.js';
 
-/** A tensor that ONNX Runtime reads from, or writes to, in place. */
-export type DeviceTensor = ort.Tensor;
-export type Session = ort.InferenceSession;
+export const defaultBackend: Backend = 'cpu';
 
-/** Opens a model. @throws EngineError SESSION_FAILED with ONNX Runtime's own words */
-export async function openSession(model: Uint8Array | string, options: SessionOptions = {}): Promise<Session> {
+const webgpuAdvice =
+  'It needs a Vulkan, Metal or Direct3D 12 driver; without a graphics card, a software driver such as SwiftShader does (VK_ICD_FILENAMES names its .json, set before the process first uses WebGPU).';
+const cudaAdvice =
+  "It needs Linux x64, an NVIDIA driver, CUDA 12, cuDNN 9 and onnxruntime-node's CUDA libraries, which its install script fetches unless ONNXRUNTIME_NODE_INSTALL=skip.";
+
+export async function openSession(model: Uint8Array | string, options: OpenOptions = {}): Promise<Session> {
+  const { backend = defaultBackend, resident = [] } = options;
+  const found = ort.listSupportedBackends().map(({ name }) => name);
+  if (!found.includes(backend)) {
+    const advice = backend === 'wasm' ? 'wasm is for browsers; in Node.js use cpu.' : 'Use cpu.';
+    throw backendMissing(backend, `onnxruntime-node has ${found.join(', ')} on ${process.platform}`, advice);
+  }
   const threads = options.threads ?? (Number(process.env.FEWTUNE_THREADS) || undefined);
   try {
-    return await ort.InferenceSession.create(model as Uint8Array, {
-      executionProviders: ['cpu'],
+    const native = await ort.InferenceSession.create(model as Uint8Array, {
+      executionProviders: [backend],
       graphOptimizationLevel: 'all',
       logSeverityLevel: 3,
       ...(threads ? { intraOpNumThreads: threads } : {}),
+      ...(backend === 'webgpu' && resident.length > 0
+        ? { preferredOutputLocation: Object.fromEntries(resident.map((name) => [name, 'gpu-buffer' as const])) }
+        : {}),
     });
+    return { native, backend, inputNames: native.inputNames, outputNames: native.outputNames };
   } catch (cause) {
-    throw new EngineError('SESSION_FAILED', `ONNX Runtime cannot open the program: ${messageOf(cause)}`, { cause });
+    const message = messageOf(cause);
+    if (backend === 'webgpu' && /WebGPU (adapter|device)/i.test(message)) {
+      throw backendMissing(backend, 'no graphics adapter was found', webgpuAdvice, cause);
+    }
+    if (backend === 'cuda' && /cuda|cudnn|providers_shared/i.test(message)) {
+      throw backendMissing(backend, 'its libraries do not load', cudaAdvice, cause);
+    }
+    throw new EngineError('SESSION_FAILED', `ONNX Runtime cannot open the program: ${message}`, { cause });
   }
 }
 
-/** Wraps host memory without copying it. */
 export function toDevice({ dtype, shape, data }: HostTensor): DeviceTensor {
   return new ort.Tensor(dtype as 'float32', data as Float32Array, shape);
 }
 
-export function toHost(tensor: DeviceTensor): HostTensor {
-  return { dtype: tensor.type as DType, shape: tensor.dims, data: tensor.data as Float32Array };
+export function residence(backend: Backend | undefined, dtype: DType): Residence {
+  if (livesOnGpu(backend, dtype)) return 'device';
+  return backend === undefined || backend === 'cpu' ? 'preallocated' : 'replaced';
 }
 
-/** Runs once; `outputs` may hold preallocated tensors to write into, or null for new ones. */
-export async function runSession(
-  session: Session,
-  feeds: Readonly<Record<string, DeviceTensor>>,
-  outputs: Readonly<Record<string, DeviceTensor | null>>,
-): Promise<Record<string, DeviceTensor>> {
-  try {
-    return (await session.run(feeds, outputs)) as Record<string, DeviceTensor>;
-  } catch (cause) {
-    throw new EngineError('SESSION_FAILED', `ONNX Runtime stopped: ${messageOf(cause)}`, { cause });
+/** Sessions that carry values to and from GPU buffers: Node.js has no other way there (`getData` ends the process). */
+const carriers = new Map<string, Promise<Session>>();
+
+async function carry(tensor: DeviceTensor, direction: 'up' | 'down'): Promise<DeviceTensor> {
+  const key = `${tensor.type} ${direction}`;
+  let session = carriers.get(key);
+  if (!session) {
+    const resident = direction === 'up' ? ['y'] : [];
+    session = openSession(identityModel(tensor.type as DType), { backend: 'webgpu', resident });
+    carriers.set(key, session);
   }
+  const { y } = await runSession(await session, { x: tensor }, { y: null });
+  return y!;
 }
 
-function messageOf(cause: unknown): string {
-  return cause instanceof Error ? cause.message : String(cause);
+export async function upload(tensor: HostTensor, { backend }: SessionOptions): Promise<DeviceTensor> {
+  const host = toDevice(tensor);
+  return livesOnGpu(backend, tensor.dtype) && tensor.data.length > 0 ? carry(host, 'up') : host;
+}
+
+export async function download(tensor: DeviceTensor): Promise<HostTensor> {
+  return copyOf(tensor.location === 'gpu-buffer' ? await carry(tensor, 'down') : tensor);
 }

@@ -1,5 +1,5 @@
-import type { Session, SessionOptions } from '../backends/node.js';
-import { openSession, runSession, toDevice, toHost } from '../backends/node.js';
+import type { Session, SessionOptions } from '#backend';
+import { closeSession, openSession, runSession, toDevice, toHost } from '#backend';
 import type { HostTensor } from '../host-tensor.js';
 
 /** Any ONNX file, opened for inference. */
@@ -27,7 +27,7 @@ export class OnnxSession {
   }
 
   async dispose(): Promise<void> {
-    await this.session.release();
+    await closeSession(this.session);
   }
 }
 

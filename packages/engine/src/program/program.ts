@@ -1,5 +1,5 @@
-import type { SessionOptions } from '../backends/node.js';
-import { runSession, toDevice, toHost } from '../backends/node.js';
+import type { SessionOptions } from '#backend';
+import { runSession, toDevice, toHost } from '#backend';
 import { isSymbolic, showShape } from '../dims.js';
 import { EngineError } from '../errors.js';
 import type { HostTensor } from '../host-tensor.js';

@@ -2,9 +2,9 @@
  * Sessions by content, so that tracing the same program twice opens it once. Large constants are compared by the memory
  * they stand in, not by their bytes: do not change a weight's array in place while a program made from it is open.
  */
-import { createHash } from 'node:crypto';
-import type { Session, SessionOptions } from '../backends/node.js';
-import { openSession } from '../backends/node.js';
+import type { OpenOptions, Session } from '#backend';
+import { closeSession, openSession } from '#backend';
+import { hash128 } from '../hash.js';
 import type { OnnxModelProto, OnnxTensor } from '../onnx/model.js';
 import { writeOnnx } from '../onnx/model.js';
 
@@ -27,7 +27,7 @@ export interface SharedSession {
 }
 
 /** Opens the model, or shares the session that is already open for an equal one. */
-export async function shareSession(model: OnnxModelProto, options: SessionOptions): Promise<SharedSession> {
+export async function shareSession(model: OnnxModelProto, options: OpenOptions): Promise<SharedSession> {
   const key = keyOf(model, options);
   let entry = entries.get(key);
   if (!entry) {
@@ -64,14 +64,14 @@ async function evictIdle(): Promise<void> {
   for (const [key, entry] of idle) {
     if (kept.has(key)) continue;
     entries.delete(key);
-    await (await entry.session).release();
+    await closeSession(await entry.session);
   }
 }
 
-function keyOf(model: OnnxModelProto, options: SessionOptions): string {
+function keyOf(model: OnnxModelProto, options: OpenOptions): string {
   const initializer = (model.graph.initializer ?? []).map(identify);
-  const hash = createHash('sha256').update(writeOnnx({ ...model, graph: { ...model.graph, initializer } }));
-  return hash.update(JSON.stringify(options)).digest('base64');
+  const graph = hash128(writeOnnx({ ...model, graph: { ...model.graph, initializer } }));
+  return `${graph} ${JSON.stringify(options)}`;
 }
 
 function identify(tensor: OnnxTensor): OnnxTensor {
@@ -82,5 +82,5 @@ function identify(tensor: OnnxTensor): OnnxTensor {
     id = nextBufferId++;
     bufferIds.set(data.buffer, id);
   }
-  return { ...tensor, rawData: Uint8Array.from(Buffer.from(`${id}:${data.byteOffset}:${data.length}`)) };
+  return { ...tensor, rawData: new TextEncoder().encode(`${id}:${data.byteOffset}:${data.length}`) };
 }

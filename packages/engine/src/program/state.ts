@@ -1,14 +1,17 @@
-import type { DeviceTensor } from '../backends/node.js';
-import { toDevice, toHost } from '../backends/node.js';
+import type { DeviceTensor, SessionOptions } from '#backend';
+import { download, residence, toDevice, upload } from '#backend';
 import { EngineError } from '../errors.js';
-import type { HostTensor } from '../host-tensor.js';
-import { elementCount, hostTensor, zeros } from '../host-tensor.js';
+import type { DType, HostTensor } from '../host-tensor.js';
+import { elementCount, zeros } from '../host-tensor.js';
 import type { Named } from '../optim/optimizer.js';
 
-/** Two buffers of one value: programs read the first and write the second, then they change places. */
+/**
+ * Two buffers of one value: programs read the first and write the second, then they change places. Where the runtime
+ * cannot write into a given buffer there is no second one: what a run returns takes the place of what it read.
+ */
 interface Pair {
   current: DeviceTensor;
-  spare: DeviceTensor;
+  spare: DeviceTensor | null;
 }
 
 /**
@@ -19,16 +22,26 @@ interface Pair {
  * Reading and writing are asynchronous because the buffers may stand on a device.
  */
 export class ProgramState {
-  private constructor(private readonly pairs: ReadonlyMap<string, Pair>) {}
+  private constructor(
+    private readonly pairs: ReadonlyMap<string, Pair>,
+    private readonly options: SessionOptions,
+  ) {}
 
   /** @param values start values; copied */
-  static async create(values: Named<HostTensor>): Promise<ProgramState> {
+  static async create(values: Named<HostTensor>, options: SessionOptions = {}): Promise<ProgramState> {
     const pairs = new Map<string, Pair>();
     for (const [name, { dtype, shape, data }] of Object.entries(values)) {
-      const current = toDevice({ dtype, shape, data: data.slice() });
-      pairs.set(name, { current, spare: toDevice(zeros(dtype, shape)) });
+      const current = await upload({ dtype, shape, data: data.slice() }, options);
+      const spare = residence(options.backend, dtype) === 'preallocated' ? toDevice(zeros(dtype, shape)) : null;
+      pairs.set(name, { current, spare });
     }
-    return new ProgramState(pairs);
+    return new ProgramState(pairs, options);
+  }
+
+  /** Outputs that a session must leave in the device's memory, for it to work on this state. */
+  resident(names: readonly string[] = this.names): string[] {
+    const onDevice = ({ current }: Pair) => residence(this.options.backend, current.type as DType) === 'device';
+    return names.filter((name) => onDevice(this.pair(name))).map((name) => `new/${name}`);
   }
 
   get names(): readonly string[] {
@@ -40,22 +53,27 @@ export class ProgramState {
     return Object.fromEntries(names.map((name) => [name, this.pair(name).current]));
   }
 
-  /** Where a run writes, under `new/<name>`. */
-  fetches(names: readonly string[] = this.names): Record<string, DeviceTensor> {
+  /** Where a run writes, under `new/<name>`; null for a new buffer. */
+  fetches(names: readonly string[] = this.names): Record<string, DeviceTensor | null> {
     return Object.fromEntries(names.map((name) => [`new/${name}`, this.pair(name).spare]));
   }
 
-  /** Makes what a run has written the current values. Call it only after the run has succeeded. */
-  swap(names: readonly string[] = this.names): void {
+  /** Makes what a run has written the current values. Call it only after the run has succeeded, with its outputs. */
+  swap(outputs: Readonly<Record<string, DeviceTensor>>, names: readonly string[] = this.names): void {
     for (const name of names) {
       const pair = this.pair(name);
-      [pair.current, pair.spare] = [pair.spare, pair.current];
+      const before = pair.current;
+      pair.current = outputs[`new/${name}`]!;
+      if (pair.spare) pair.spare = before;
+      else free(before);
     }
   }
 
   /** Copies of the values as they are now. */
   async read(names: readonly string[] = this.names): Promise<Record<string, HostTensor>> {
-    return Object.fromEntries(names.map((name) => [name, copy(this.pair(name).current)]));
+    const values: Record<string, HostTensor> = {};
+    for (const name of names) values[name] = await download(this.pair(name).current);
+    return values;
   }
 
   /**
@@ -75,8 +93,17 @@ export class ProgramState {
         );
       }
     }
-    for (const [name, { current }] of this.pairs)
-      (current.data as Float32Array).set(values[name]!.data as Float32Array);
+    for (const [name, pair] of this.pairs) {
+      const { dtype, data } = values[name]!;
+      const before = pair.current;
+      pair.current = await upload({ dtype, shape: before.dims, data: data.slice() }, this.options);
+      free(before);
+    }
+  }
+
+  /** Frees what stands in a device's memory. */
+  dispose(): void {
+    for (const { current } of this.pairs.values()) free(current);
   }
 
   private pair(name: string): Pair {
@@ -86,7 +113,6 @@ export class ProgramState {
   }
 }
 
-function copy(tensor: DeviceTensor): HostTensor {
-  const { dtype, shape, data } = toHost(tensor);
-  return hostTensor(dtype, shape, data.slice());
+function free(tensor: DeviceTensor): void {
+  if (tensor.location === 'gpu-buffer') tensor.dispose();
 }

@@ -1,5 +1,5 @@
-import type { DeviceTensor, SessionOptions } from '../backends/node.js';
-import { runSession, toDevice } from '../backends/node.js';
+import type { DeviceTensor, SessionOptions } from '#backend';
+import { runSession, toDevice, upload } from '#backend';
 import { EngineError } from '../errors.js';
 import type { HostTensor } from '../host-tensor.js';
 import { zeros } from '../host-tensor.js';
@@ -93,15 +93,16 @@ export class TrainStep<B extends Named<TensorSpec>> {
     for (const [name, tensor] of Object.entries(metrics)) outputs[`metric/${name}`] = tensor;
 
     const model = emit(inputs, outputs, { name: 'train-step' });
-    const shared = await shareSession(model, { threads: options.threads });
-    const fixed = Object.fromEntries(
-      Object.entries(frozen).map(([name, tensor]) => [`frozen/${name}`, toDevice(tensor)]),
-    );
+    const where = { backend: options.backend, threads: options.threads };
+    const values = await ProgramState.create(start, where);
+    const shared = await shareSession(model, { ...where, resident: values.resident() });
+    const fixed: Record<string, DeviceTensor> = {};
+    for (const [name, tensor] of Object.entries(frozen)) fixed[`frozen/${name}`] = await upload(tensor, where);
     return new TrainStep<B>(
       new Map(Object.entries(batch)),
       Object.keys(params),
       fixed,
-      await ProgramState.create(start),
+      values,
       Object.keys(metrics),
       shared,
     );
@@ -117,7 +118,7 @@ export class TrainStep<B extends Named<TensorSpec>> {
     const fetches: Record<string, DeviceTensor | null> = this.state.fetches();
     for (const name of this.metricNames) fetches[`metric/${name}`] = null;
     const outputs = await runSession(this.shared.session, feeds, fetches);
-    this.state.swap();
+    this.state.swap(outputs);
     const metrics = this.metricNames.map((name) => [name, Number(outputs[`metric/${name}`]!.data[0])]);
     return Object.fromEntries(metrics) as StepMetrics;
   }
@@ -145,7 +146,10 @@ export class TrainStep<B extends Named<TensorSpec>> {
   async dispose(): Promise<void> {
     const shared = this.shared;
     this.shared = undefined;
-    await shared?.release();
+    if (!shared) return;
+    this.state.dispose();
+    for (const tensor of Object.values(this.fixed)) if (tensor.location === 'gpu-buffer') tensor.dispose();
+    await shared.release();
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -1,0 +1,62 @@
+/** What every backend is asked for and answers with; `node.ts` and `web.ts` implement it, `#backend` picks one. */
+import type { InferenceSession, Tensor } from 'onnxruntime-common';
+import type { HostTensor } from '../host-tensor.js';
+
+/**
+ * Where a program computes. `cpu` and `cuda` are Node.js only, `wasm` is the browser's processor; `webgpu` is in both.
+ */
+export type Backend = 'cpu' | 'webgpu' | 'cuda' | 'wasm';
+
+export interface SessionOptions {
+  /** `cpu` in Node.js and `wasm` in browsers when left out. */
+  readonly backend?: Backend;
+  /**
+   * Threads for one operator on `cpu` and `wasm`; in Node.js `FEWTUNE_THREADS` or else every core when left out. A page
+   * has one pool: the first session decides, and without cross-origin isolation it is one thread.
+   */
+  readonly threads?: number;
+}
+
+/** A tensor that ONNX Runtime reads from, or writes to, in place. */
+export type DeviceTensor = Tensor;
+
+/** An open model and the backend it runs on. */
+export interface Session {
+  readonly native: InferenceSession;
+  readonly backend: Backend;
+  readonly inputNames: readonly string[];
+  readonly outputNames: readonly string[];
+}
+
+export interface OpenOptions extends SessionOptions {
+  /** Outputs that stay in the device's memory, to be fed again; they are never read where a backend has no such thing. */
+  readonly resident?: readonly string[];
+}
+
+/**
+ * How values that live from run to run are kept: `preallocated` buffers that runs write to, outputs that `replace` the
+ * values before them, or `device` memory (replaced as well, and freed by hand).
+ */
+export type Residence = 'preallocated' | 'replaced' | 'device';
+
+export interface BackendModule {
+  readonly defaultBackend: Backend;
+  /** @throws EngineError BACKEND_MISSING, or SESSION_FAILED with ONNX Runtime's own words */
+  openSession(model: Uint8Array | string, options?: OpenOptions): Promise<Session>;
+  /** Runs once; `outputs` may hold preallocated tensors to write into, or null for new ones. */
+  runSession(
+    session: Session,
+    feeds: Readonly<Record<string, DeviceTensor>>,
+    outputs: Readonly<Record<string, DeviceTensor | null>>,
+  ): Promise<Record<string, DeviceTensor>>;
+  closeSession(session: Session): Promise<void>;
+  /** Wraps host memory without copying it. */
+  toDevice(tensor: HostTensor): DeviceTensor;
+  /** Looks at a tensor in host memory without copying it. */
+  toHost(tensor: DeviceTensor): HostTensor;
+  residence(backend: Backend | undefined, dtype: HostTensor['dtype']): Residence;
+  /** Copies into the device's memory; free it with `dispose()`. */
+  upload(tensor: HostTensor, options: SessionOptions): Promise<DeviceTensor>;
+  /** A copy in host memory, wherever the tensor stands. */
+  download(tensor: DeviceTensor): Promise<HostTensor>;
+}
