@@ -1,10 +1,12 @@
 import type { Tensor } from '../tensor.js';
-import { add, mul, neg, sub } from './arithmetic.js';
+import { add, div, mul, neg, sub } from './arithmetic.js';
 import { greater, maximum, minimum, where } from './compare.js';
 import { abs, exp, log, relu, sigmoid, tanh } from './elementwise.js';
 
 /** x σ(x), also called Swish. Elfwing et al. 2018, arXiv:1702.03118. */
-export const silu = (x: Tensor): Tensor => mul(x, sigmoid(x));
+export const silu = (x: Tensor): Tensor =>
+  // ONNX Runtime fuses x σ(x) into a kernel that float64 does not have, and then stops.
+  x.dtype === 'float64' ? div(x, add(exp(neg(x)), 1)) : mul(x, sigmoid(x));
 
 /** log(1 + exp(x)), without overflow. */
 export const softplus = (x: Tensor): Tensor => add(relu(x), log(add(exp(neg(abs(x))), 1)));
