@@ -104,13 +104,14 @@ export {
   type TracedTree,
 } from './program/program.js';
 export {
+  type AccumulateOptions,
   type HostBatch,
-  type StepMetrics,
   type TracedBatch,
   type TrainStep,
   type TrainStepOptions,
   trainStep,
 } from './program/train-step.js';
+export type { StepMetrics, UpdateOptions } from './program/update.js';
 export { constant, scalar, Tensor, type TensorSpec } from './tensor.js';
 export { customVjp } from './transforms/custom-vjp.js';
 export { grad, valueAndGrad } from './transforms/grad.js';

@@ -12,12 +12,20 @@ export function globalNorm(tensors: readonly Tensor[]): Tensor {
   return sqrt(squares.reduce((a, b) => add(a, b), scalar(0)));
 }
 
-/** Scales all gradients so that their global norm is at most `limit`, as `clip_grad_norm_` of PyTorch does. */
-export function clipByGlobalNorm(gradients: Named<Tensor>, limit: number): { gradients: Named<Tensor>; norm: Tensor } {
-  const norm = globalNorm(Object.values(gradients));
-  const factor = minimum(div(limit, add(norm, 1e-6)), 1);
+/**
+ * Scales all gradients so that their global norm is at most `limit`, as `clip_grad_norm_` of PyTorch does.
+ *
+ * @param factor the gradients are first multiplied by it, at no cost: both factors meet in one product
+ */
+export function clipByGlobalNorm(
+  gradients: Named<Tensor>,
+  limit: number,
+  factor: Tensor | number = 1,
+): { gradients: Named<Tensor>; norm: Tensor } {
+  const norm = mul(globalNorm(Object.values(gradients)), factor);
+  const share = mul(minimum(div(limit, add(norm, 1e-6)), 1), factor);
   return {
     norm,
-    gradients: Object.fromEntries(Object.entries(gradients).map(([name, g]) => [name, mul(g, factor)])),
+    gradients: Object.fromEntries(Object.entries(gradients).map(([name, g]) => [name, mul(g, share)])),
   };
 }

@@ -58,12 +58,21 @@ export class ProgramState {
     return Object.fromEntries(names.map((name) => [`new/${name}`, this.pair(name).spare]));
   }
 
-  /** Makes what a run has written the current values. Call it only after the run has succeeded, with its outputs. */
+  /**
+   * Makes what a run has written the current values. Call it only after the run has succeeded, with its outputs; those
+   * whose names are left out are given up.
+   */
   swap(outputs: Readonly<Record<string, DeviceTensor>>, names: readonly string[] = this.names): void {
-    for (const name of names) {
-      const pair = this.pair(name);
+    const taken = new Set(names);
+    for (const [name, pair] of this.pairs) {
+      const output = outputs[`new/${name}`];
+      if (!output) continue;
+      if (!taken.has(name)) {
+        if (!pair.spare) free(output);
+        continue;
+      }
       const before = pair.current;
-      pair.current = outputs[`new/${name}`]!;
+      pair.current = output;
       if (pair.spare) pair.spare = before;
       else free(before);
     }
@@ -74,6 +83,15 @@ export class ProgramState {
     const values: Record<string, HostTensor> = {};
     for (const name of names) values[name] = await download(this.pair(name).current);
     return values;
+  }
+
+  /** Sets values to zero. */
+  async clear(names: readonly string[]): Promise<void> {
+    for (const name of names) {
+      const { data } = this.pair(name).current;
+      if (data instanceof BigInt64Array) data.fill(0n);
+      else (data as Float32Array).fill(0);
+    }
   }
 
   /**

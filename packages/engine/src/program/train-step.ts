@@ -1,135 +1,157 @@
 import type { DeviceTensor, SessionOptions } from '#backend';
-import { runSession, toDevice, upload } from '#backend';
+import { toDevice, upload } from '#backend';
 import { EngineError } from '../errors.js';
 import type { HostTensor } from '../host-tensor.js';
-import { zeros } from '../host-tensor.js';
-import { add } from '../ops/arithmetic.js';
-import { cast } from '../ops/compare.js';
-import { clipByGlobalNorm } from '../optim/clip.js';
-import type { Named, Optimizer } from '../optim/optimizer.js';
-import type { Schedule } from '../optim/schedule.js';
+import { mul, sizeOf } from '../ops/arithmetic.js';
+import type { Named } from '../optim/optimizer.js';
 import type { Tensor, TensorSpec } from '../tensor.js';
-import { placeholder } from '../tensor.js';
+import { scalar } from '../tensor.js';
 import { valueAndGrad } from '../transforms/grad.js';
-import { emit } from './emitter.js';
 import { checkInputs } from './program.js';
-import type { SharedSession } from './session-cache.js';
-import { shareSession } from './session-cache.js';
 import { ProgramState } from './state.js';
+import type { StateTrace } from './state-program.js';
+import { StateProgram } from './state-program.js';
+import type { StepMetrics, UpdateOptions } from './update.js';
+import {
+  addToSums,
+  meanOfSums,
+  placeholders,
+  seedOf,
+  startState,
+  startSums,
+  stateInputs,
+  traceUpdate,
+  under,
+} from './update.js';
 
 /** The traced tensors, and the host tensors, of a batch. */
 export type TracedBatch<B> = { readonly [K in keyof B]: Tensor };
 export type HostBatch<B> = { readonly [K in keyof B]: HostTensor };
 
-export interface TrainStepOptions<B extends Named<TensorSpec>> extends SessionOptions {
+export interface TrainStepOptions<B extends Named<TensorSpec>> extends SessionOptions, UpdateOptions {
   /** Start values of the trained weights; copied. */
   readonly params: Named<HostTensor>;
   /** Weights that do not change: inputs of the program, so that several programs share one copy. */
   readonly frozen?: Named<HostTensor>;
   /** What each step is given. */
   readonly batch: B;
-  /** The loss, a float32 scalar; `step` (int64 scalar, 0 first) seeds dropout. */
+  /**
+   * The loss, a float32 scalar; `step` (int64 scalar, 0 first) seeds dropout, and is another number for every
+   * micro-batch.
+   */
   readonly loss: (
     params: Named<Tensor>,
     given: { frozen: Named<Tensor>; batch: TracedBatch<B>; step: Tensor },
   ) => Tensor;
-  readonly optimizer: Optimizer;
-  readonly schedule: Schedule;
-  /** Largest global norm of the gradient; unlimited when left out. */
-  readonly clipNorm?: number;
+  /**
+   * A step may be made of several micro-batches. Two programs then take the place of one: the first adds the gradient
+   * of a micro-batch to sums, the second updates the weights.
+   */
+  readonly accumulate?: boolean | AccumulateOptions<B>;
 }
 
-export interface StepMetrics {
-  readonly loss: number;
-  readonly lr: number;
-  /** Global norm before clipping; only with `clipNorm`. */
-  readonly gradientNorm?: number;
+export interface AccumulateOptions<B> {
+  /**
+   * What the loss of a batch is a mean over: the loss of the whole step is Σ weight · loss / Σ weight. A float32 scalar,
+   * traced: the sum of a mask for a mean over tokens, for example. When left out, it is the number of rows, that is the
+   * size of the first axis of the batch's first tensor.
+   */
+  weight?(batch: TracedBatch<B>): Tensor;
 }
 
 /**
- * A training step as one program: forward, backward and optimiser. Its state (weights, moments, step count) stays in
+ * A training step as a program: forward, backward and optimiser. Its state (weights, moments, step count) stays in
  * place from run to run.
  */
 export class TrainStep<B extends Named<TensorSpec>> {
+  /** Micro-batches in the sums. */
+  private waiting = 0;
+
   private constructor(
     private readonly batchSpecs: ReadonlyMap<string, TensorSpec>,
-    private readonly paramNames: readonly string[],
     private readonly fixed: Readonly<Record<string, DeviceTensor>>,
     private readonly state: ProgramState,
-    private readonly metricNames: readonly string[],
-    private shared: SharedSession | undefined,
+    /** The whole step at once, or a micro-batch and the update. */
+    private readonly programs: { whole: StateProgram } | { part: StateProgram; update: StateProgram },
   ) {}
 
   static async create<B extends Named<TensorSpec>>(options: TrainStepOptions<B>): Promise<TrainStep<B>> {
-    const { params, frozen = {}, batch, optimizer, clipNorm } = options;
-    const start: Record<string, HostTensor> = { step: zeros('int64', []) };
-    for (const [name, value] of Object.entries(params)) start[`param/${name}`] = value;
-    for (const [name, value] of Object.entries(optimizer.init(params))) start[`optimizer/${name}`] = value;
-
-    const inputs: Record<string, Tensor> = {};
-    const trace = (name: string, spec: TensorSpec) => (inputs[name] = placeholder(name, spec));
-    const traceAll = (values: Named<HostTensor>, prefix: string) =>
-      Object.fromEntries(Object.entries(values).map(([name, value]) => [name, trace(`${prefix}/${name}`, value)]));
-    const step = trace('step', start.step!);
-    const tracedParams = traceAll(params, 'param');
-    const state = traceAll(optimizer.init(params), 'optimizer');
-    const tracedFrozen = traceAll(frozen, 'frozen');
-    const tracedBatch = Object.fromEntries(
-      Object.entries(batch).map(([name, spec]) => [name, trace(`batch/${name}`, spec)]),
-    );
-
-    const given = { frozen: tracedFrozen, batch: tracedBatch as TracedBatch<B>, step };
-    const { value, gradient } = valueAndGrad(options.loss)(tracedParams, given);
-    const clipped = clipNorm === undefined ? { gradients: gradient } : clipByGlobalNorm(gradient, clipNorm);
-    const count = add(step, 1);
-    const at = { step: cast(count, 'float32'), lr: options.schedule(cast(count, 'float32')) };
-    const updated = optimizer.update(clipped.gradients, state, tracedParams, at);
-
-    const metrics: Record<string, Tensor> = { loss: value, lr: at.lr };
-    if ('norm' in clipped) metrics.gradientNorm = clipped.norm;
-    const outputs: Record<string, Tensor> = { 'new/step': count };
-    for (const [name, tensor] of Object.entries(updated.params)) outputs[`new/param/${name}`] = tensor;
-    for (const [name, tensor] of Object.entries(updated.state)) outputs[`new/optimizer/${name}`] = tensor;
-    for (const [name, tensor] of Object.entries(metrics)) outputs[`metric/${name}`] = tensor;
-
-    const model = emit(inputs, outputs, { name: 'train-step' });
+    const { params, frozen = {}, batch, optimizer, accumulate } = options;
+    const start = { ...startState(params, optimizer), ...(accumulate && startSums(params)) };
     const where = { backend: options.backend, threads: options.threads };
-    const values = await ProgramState.create(start, where);
-    const shared = await shareSession(model, { ...where, resident: values.resident() });
+    const state = await ProgramState.create(start, where);
+    const open = (name: string, trace: StateTrace) => StateProgram.open(name, state, trace, where);
+    const programs = accumulate
+      ? {
+          part: await open('micro-batch', tracePart(options, start)),
+          update: await open('update', traceSumsUpdate(options, start)),
+        }
+      : { whole: await open('training step', traceWhole(options, start)) };
     const fixed: Record<string, DeviceTensor> = {};
     for (const [name, tensor] of Object.entries(frozen)) fixed[`frozen/${name}`] = await upload(tensor, where);
-    return new TrainStep<B>(
-      new Map(Object.entries(batch)),
-      Object.keys(params),
-      fixed,
-      values,
-      Object.keys(metrics),
-      shared,
-    );
+    return new TrainStep<B>(new Map(Object.entries(batch)), fixed, state, programs);
   }
 
-  /** One step. The loss is of the weights before it. */
-  async run(batch: HostBatch<B>): Promise<StepMetrics> {
-    if (!this.shared) throw new EngineError('DISPOSED', 'the training step was disposed');
-    const given = new Map<string, HostTensor>(Object.entries(batch));
-    checkInputs('training step', this.batchSpecs, given);
-    const feeds: Record<string, DeviceTensor> = { ...this.fixed, ...this.state.feeds() };
-    for (const [path, tensor] of given) feeds[`batch/${path}`] = toDevice(tensor);
-    const fetches: Record<string, DeviceTensor | null> = this.state.fetches();
-    for (const name of this.metricNames) fetches[`metric/${name}`] = null;
-    const outputs = await runSession(this.shared.session, feeds, fetches);
-    this.state.swap(outputs);
-    const metrics = this.metricNames.map((name) => [name, Number(outputs[`metric/${name}`]!.data[0])]);
-    return Object.fromEntries(metrics) as StepMetrics;
+  /**
+   * One step, of one batch or of micro-batches of any sizes, which together equal the one large batch. The loss is that
+   * of the weights before the step.
+   *
+   * @throws EngineError INPUT_MISMATCH; with nothing changed
+   */
+  async run(batch: HostBatch<B> | readonly HostBatch<B>[]): Promise<StepMetrics> {
+    if ('whole' in this.programs && !Array.isArray(batch)) {
+      return metricsOf(await this.programs.whole.run(this.feeds(batch as HostBatch<B>)));
+    }
+    this.parts();
+    if (this.waiting > 0) {
+      throw new EngineError(
+        'ARGUMENT_INVALID',
+        `${this.waiting} micro-batches wait for update(); call it, or discard(), before run()`,
+      );
+    }
+    try {
+      for (const part of Array.isArray(batch) ? batch : [batch]) await this.accumulate(part);
+      return await this.update();
+    } catch (error) {
+      await this.discard();
+      throw error;
+    }
+  }
+
+  /** Adds the gradient of a micro-batch to the sums. Needs the option `accumulate`. */
+  async accumulate(batch: HostBatch<B>): Promise<{ loss: number }> {
+    const { loss } = await this.parts().part.run(this.feeds(batch));
+    this.waiting++;
+    return { loss: Number(loss!.data[0]) };
+  }
+
+  /**
+   * Changes the weights by the micro-batches since the last update; clipping and metrics are of the whole.
+   *
+   * @throws EngineError ARGUMENT_INVALID when there were none
+   */
+  async update(): Promise<StepMetrics> {
+    const { update } = this.parts();
+    if (this.waiting === 0) {
+      throw new EngineError('ARGUMENT_INVALID', 'there is no micro-batch to update by; call accumulate(batch) first');
+    }
+    const results = await update.run({});
+    await this.discard();
+    return metricsOf(results);
+  }
+
+  /** Forgets the micro-batches since the last update. */
+  async discard(): Promise<void> {
+    this.waiting = 0;
+    await this.state.clear(this.state.names.filter((name) => name.startsWith('sum/')));
   }
 
   /** Copies of the trained weights as they are now. */
   async params(): Promise<Record<string, HostTensor>> {
-    const values = await this.state.read(this.paramNames.map((name) => `param/${name}`));
-    return Object.fromEntries(this.paramNames.map((name) => [name, values[`param/${name}`]!]));
+    return under(await this.state.read(this.state.names.filter((name) => name.startsWith('param/'))), 'param');
   }
 
-  /** Everything that a later `restore` needs to go on: weights, optimiser state, step count. Copies. */
+  /** Everything that a later `restore` needs to go on, also between two micro-batches. Copies. */
   snapshot(): Promise<Record<string, HostTensor>> {
     return this.state.read();
   }
@@ -139,22 +161,94 @@ export class TrainStep<B extends Named<TensorSpec>> {
    *
    * @throws EngineError INPUT_MISMATCH when the snapshot is of another step
    */
-  restore(snapshot: Named<HostTensor>): Promise<void> {
-    return this.state.write(snapshot);
+  async restore(snapshot: Named<HostTensor>): Promise<void> {
+    await this.state.write(snapshot);
+    this.waiting = 'whole' in this.programs ? 0 : Number(snapshot['sum/count']!.data[0]);
   }
 
   async dispose(): Promise<void> {
-    const shared = this.shared;
-    this.shared = undefined;
-    if (!shared) return;
+    for (const program of Object.values<StateProgram>(this.programs)) await program.dispose();
     this.state.dispose();
     for (const tensor of Object.values(this.fixed)) if (tensor.location === 'gpu-buffer') tensor.dispose();
-    await shared.release();
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.dispose();
   }
+
+  private parts(): { part: StateProgram; update: StateProgram } {
+    if ('part' in this.programs) return this.programs;
+    throw new EngineError(
+      'ARGUMENT_INVALID',
+      'this step takes whole batches; give trainStep the option `accumulate` for micro-batches',
+    );
+  }
+
+  private feeds(batch: HostBatch<B>): Record<string, DeviceTensor> {
+    const given = new Map<string, HostTensor>(Object.entries(batch));
+    checkInputs('training step', this.batchSpecs, given);
+    const feeds: Record<string, DeviceTensor> = { ...this.fixed };
+    for (const [path, tensor] of given) feeds[`batch/${path}`] = toDevice(tensor);
+    return feeds;
+  }
+}
+
+function metricsOf(results: Named<HostTensor>): StepMetrics {
+  const values = Object.entries(results).map(([name, tensor]) => [name, Number(tensor.data[0])]);
+  return Object.fromEntries(values) as unknown as StepMetrics;
+}
+
+function givenInputs<B extends Named<TensorSpec>>({ frozen = {}, batch }: TrainStepOptions<B>) {
+  const traced = { frozen: placeholders(frozen, 'frozen'), batch: placeholders(batch, 'batch') as TracedBatch<B> };
+  const entries = (['frozen', 'batch'] as const).flatMap((kind) =>
+    Object.entries(traced[kind]).map(([name, tensor]) => [`${kind}/${name}`, tensor]),
+  );
+  return { ...traced, given: Object.fromEntries(entries) as Record<string, Tensor> };
+}
+
+function traceWhole<B extends Named<TensorSpec>>(options: TrainStepOptions<B>, start: Named<HostTensor>): StateTrace {
+  const reads = stateInputs(start, 'step', 'param', 'optimizer');
+  const { given, ...inputs } = givenInputs(options);
+  const { value, gradient } = valueAndGrad(options.loss)(under(reads, 'param'), { ...inputs, step: reads.step! });
+  const { writes, metrics } = traceUpdate(reads, gradient, 1, options);
+  return { reads, given, writes, results: { loss: value, ...metrics } };
+}
+
+function tracePart<B extends Named<TensorSpec>>(options: TrainStepOptions<B>, start: Named<HostTensor>): StateTrace {
+  const reads = stateInputs(start, 'step', 'param', 'sum');
+  const { given, ...inputs } = givenInputs(options);
+  const weight = weightOf(options, inputs.batch);
+  let loss: Tensor | undefined;
+  // The weight goes in where the backward pass begins: it costs one product.
+  const weighted = (params: Named<Tensor>) => {
+    loss = options.loss(params, { ...inputs, step: seedOf(reads.step!, reads['sum/count']!) });
+    return mul(loss, weight);
+  };
+  const { gradient } = valueAndGrad(weighted)(under(reads, 'param'));
+  return { reads, given, writes: addToSums(reads, gradient, loss!, weight), results: { loss: loss! } };
+}
+
+function traceSumsUpdate<B extends Named<TensorSpec>>(
+  options: TrainStepOptions<B>,
+  start: Named<HostTensor>,
+): StateTrace {
+  const reads = stateInputs(start, 'step', 'param', 'optimizer', 'sum');
+  const { gradients, factor, loss } = meanOfSums(reads);
+  const { writes, metrics } = traceUpdate(reads, gradients, factor, options);
+  return { reads, given: {}, writes, results: { loss, ...metrics } };
+}
+
+function weightOf<B extends Named<TensorSpec>>({ accumulate }: TrainStepOptions<B>, batch: TracedBatch<B>): Tensor {
+  const weight = typeof accumulate === 'object' ? accumulate.weight?.(batch) : undefined;
+  if (weight) {
+    if (weight.rank === 0 && weight.dtype === 'float32') return weight;
+    throw new EngineError(
+      'ARGUMENT_INVALID',
+      `the weight of a micro-batch is a float32 scalar, not ${weight.dtype} [${weight.shape.join(', ')}]`,
+    );
+  }
+  const first = Object.values<Tensor>(batch).find(({ rank }) => rank > 0);
+  return first ? sizeOf([first.shape[0]!]) : scalar(1);
 }
 
 export const trainStep = TrainStep.create;
