@@ -5,11 +5,11 @@ import { Unavailable } from './lib/paths.js';
 import { markdown, type Report, table } from './lib/report.js';
 import { banking77 } from './seed/banking77.js';
 import { encoder } from './seed/encoder.js';
+import { engine, engineParts } from './seed/engine.js';
 import { memory } from './seed/memory.js';
 import { quickstart } from './seed/quickstart.js';
-import { step } from './seed/step.js';
 
-const benchmarks: readonly Benchmark[] = [banking77, step, memory, quickstart, encoder];
+const benchmarks: readonly Benchmark[] = [banking77, engine, memory, quickstart, encoder];
 
 const usage = `npm run bench -- <name|all> [options]
 
@@ -20,6 +20,7 @@ ${benchmarks.map(({ name, about }) => `  ${name.padEnd(12)}${about}`).join('\n')
   --quick           a smoke run of under a minute
   --resume          reuse finished parts from bench/results
   --no-peers        without the Python peers; --full-peers: those that take half an hour too
+  --only a,b        parts of engine: ${engineParts.join(', ')}
   --methods a,b     --shots 5,10     --draws n     parts of banking77
 `;
 
@@ -54,6 +55,7 @@ async function main(): Promise<number> {
       resume: { type: 'boolean', default: false },
       peers: { type: 'boolean', default: true },
       'full-peers': { type: 'boolean', default: false },
+      only: { type: 'string' },
       methods: { type: 'string' },
       shots: { type: 'string' },
       draws: { type: 'string' },
@@ -64,6 +66,7 @@ async function main(): Promise<number> {
     resume: values.resume,
     peers: values.peers,
     fullPeers: values['full-peers'],
+    only: list(values.only),
     methods: list(values.methods),
     shots: list(values.shots)?.map(Number),
     draws: values.draws === undefined ? undefined : Number(values.draws),

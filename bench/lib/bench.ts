@@ -10,6 +10,8 @@ export interface Options {
   readonly methods?: readonly string[];
   readonly shots?: readonly number[];
   readonly draws?: number;
+  /** Names of parts; all of them when left out. */
+  readonly only?: readonly string[];
 }
 
 export interface Benchmark {

@@ -16,6 +16,9 @@ export interface Machine {
   readonly commit: string;
 }
 
+/** How many threads everyone gets, we and the peers: FEWTUNE_THREADS, or every core. */
+export const threads = Number(process.env.FEWTUNE_THREADS) || availableParallelism();
+
 export function describeMachine(): Machine {
   return {
     cpu: cpuModel(),

@@ -1,8 +1,9 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { existsSync } from 'node:fs';
-import { availableParallelism } from 'node:os';
 import path from 'node:path';
 import { createInterface } from 'node:readline';
+import { PeerFailed, type Rival } from './contender.js';
+import { threads } from './machine.js';
 import { repository, Unavailable } from './paths.js';
 
 export const noPeers = 'peer not run: set FEWTUNE_PEERS_PYTHON to a Python that has it (bench/README.md)';
@@ -17,10 +18,9 @@ export function peersPython(): string | undefined {
 
 /** Starts bench/peers/`script`; what it says on stderr goes to ours. */
 function startPeer(python: string, script: string, args: readonly string[]): ChildProcess {
-  const threads = String(availableParallelism());
   return spawn(python, [path.join(repository, 'bench/peers', script), ...args], {
     stdio: ['pipe', 'pipe', 'inherit'],
-    env: { ...process.env, HF_HUB_OFFLINE: '1', OMP_NUM_THREADS: threads },
+    env: { ...process.env, HF_HUB_OFFLINE: '1', TRANSFORMERS_VERBOSITY: 'error', OMP_NUM_THREADS: String(threads) },
   });
 }
 
@@ -49,14 +49,38 @@ export class PeerServer {
     this.#answers = createInterface({ input: this.#child.stdout! })[Symbol.asyncIterator]();
   }
 
+  /** @throws PeerFailed when the script answers {"error": "…"} */
   async ask<T>(question: string): Promise<T> {
     this.#child.stdin!.write(`${question}\n`);
     const { value, done } = await this.#answers.next();
     if (done) throw new Error(`the peer ended without an answer to ${JSON.stringify(question)}`);
-    return JSON.parse(value) as T;
+    const answer = JSON.parse(value) as T & { error?: string };
+    if (answer.error !== undefined) throw new PeerFailed(answer.error);
+    return answer;
   }
 
   close(): void {
     this.#child.stdin!.end();
   }
+}
+
+/**
+ * A script of bench/peers that answers `<kind> <count>` with times, as a rival: in a process of its own, idle while others
+ * run. Without `python` it only says that it is not installed.
+ */
+export function pythonRival(
+  python: string | undefined,
+  script: string,
+  peer: { name: string; kind: string; target: string | null; args?: Readonly<Record<string, string | number>> },
+): Rival {
+  const { name, kind, target, args = {} } = peer;
+  if (!python) return { name, target, note: noPeers };
+  const flags = Object.entries({ ...args, threads }).flatMap(([flag, value]) => [`--${flag}`, String(value)]);
+  const server = new PeerServer(python, script, flags);
+  const contender = {
+    name,
+    time: async (count: number) => (await server.ask<{ ms: number[] }>(`${kind} ${count}`)).ms,
+    close: async () => server.close(),
+  };
+  return { name, target, contender };
 }

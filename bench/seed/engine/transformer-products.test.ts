@@ -1,6 +1,6 @@
 import { compile } from '@fewtune/engine';
 import { expect, test } from 'vitest';
-import { stepProducts } from './products.js';
+import { stepProducts } from './transformer-products.js';
 
 const miniLm = { batch: 16, tokens: 64, hidden: 384, intermediate: 1536, heads: 12, layers: 6, rank: 8 };
 const tokens = 16 * 64;

@@ -1,0 +1,62 @@
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import path from 'node:path';
+import { type Benchmark, type Options, say, timed } from '../lib/bench.js';
+import { describeMachine } from '../lib/machine.js';
+import { resultsFolder, Unavailable } from '../lib/paths.js';
+import { PeerServer, peersPython } from '../lib/peers.js';
+import type { Row } from '../lib/report.js';
+import { gpt2 } from './engine/gpt2.js';
+import { maml } from './engine/maml.js';
+import { minilm } from './engine/minilm.js';
+import type { Part, PartContext } from './engine/part.js';
+import { resnet } from './engine/resnet.js';
+
+const parts: readonly Part[] = [minilm, maml, resnet, gpt2];
+
+export const engineParts: readonly string[] = parts.map(({ name }) => name);
+
+/** What the engine promises, part by part, beside those who do the same: see the files in `engine/`. */
+export const engine: Benchmark = {
+  name: 'engine',
+  about: 'training steps of the engine against their matrix products, PyTorch and JavaScript peers',
+  async run(options) {
+    const unknown = options.only?.find((name) => !engineParts.includes(name));
+    if (unknown !== undefined) {
+      throw new Unavailable(`engine has no part "${unknown}"; it has ${engineParts.join(', ')}`);
+    }
+    const context = await contextOf(options);
+    const rows: Row[] = [];
+    for (const part of parts.filter(({ name }) => options.only?.includes(name) ?? true)) {
+      rows.push(...(await finished(part, context)));
+    }
+    return { rows, seeds: [1] };
+  },
+};
+
+async function contextOf(options: Options): Promise<PartContext> {
+  // A smoke run of everything goes without the peers: starting PyTorch takes longer than the runs.
+  const python = options.peers && (!options.quick || options.only) ? peersPython() : undefined;
+  if (!python) return { ...options, torch: 'PyTorch' };
+  const server = new PeerServer(python, 'version.py');
+  const { torch } = await server.ask<{ torch: string }>('version 0');
+  server.close();
+  return { ...options, python, torch: `PyTorch ${torch.replace(/\+.*/, '')}` };
+}
+
+/** The rows of a part: measured now and kept, or with `--resume` those that an earlier run kept. */
+async function finished(part: Part, context: PartContext): Promise<Row[]> {
+  const folder = path.join(resultsFolder, 'engine');
+  const file = path.join(folder, `${part.name}${context.quick ? '-quick' : ''}.json`);
+  const { commit } = describeMachine();
+  if (context.resume && existsSync(file)) {
+    const kept = JSON.parse(readFileSync(file, 'utf8')) as { commit: string; rows: Row[] };
+    const stale = kept.commit === commit ? '' : `, measured at ${kept.commit}`;
+    say(`${part.name}: kept${stale}`);
+    return kept.rows.map((row) => (stale ? { ...row, note: `${row.note ?? ''}${stale}` } : row));
+  }
+  const { result: rows, seconds } = await timed(() => part.run(context));
+  mkdirSync(folder, { recursive: true });
+  writeFileSync(file, `${JSON.stringify({ commit, seconds, rows }, null, 2)}\n`);
+  say(`${part.name}: ${seconds.toFixed(0)} s`);
+  return rows;
+}
