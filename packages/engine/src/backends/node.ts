@@ -2,7 +2,7 @@
 import * as ort from 'onnxruntime-node';
 import { EngineError } from '../errors.js';
 import type { DType, HostTensor } from '../host-tensor.js';
-import { backendMissing, copyOf, identityModel, livesOnGpu, messageOf, runSession } from './shared.js';
+import { backendMissing, copyOf, extraOptions, identityModel, livesOnGpu, messageOf, runSession } from './shared.js';
 import type { Backend, DeviceTensor, OpenOptions, Residence, Session, SessionOptions } from './types.js';
 
 export { closeSession, runSession, toHost } from './shared.js';
@@ -27,6 +27,7 @@ export async function openSession(model: Uint8Array | string, options: OpenOptio
     const native = await ort.InferenceSession.create(model as Uint8Array, {
       executionProviders: [backend],
       graphOptimizationLevel: 'all',
+      extra: extraOptions(options),
       logSeverityLevel: 3,
       ...(threads ? { intraOpNumThreads: threads } : {}),
       ...(backend === 'webgpu' && resident.length > 0

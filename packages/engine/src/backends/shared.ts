@@ -3,7 +3,7 @@ import { EngineError } from '../errors.js';
 import type { DType, HostTensor, TypedArray } from '../host-tensor.js';
 import { hostTensor, onnxType } from '../host-tensor.js';
 import { writeOnnx } from '../onnx/model.js';
-import type { Backend, DeviceTensor, Session } from './types.js';
+import type { Backend, DeviceTensor, OpenOptions, Session } from './types.js';
 
 /** dtypes that stay in GPU buffers: WebGPU computes in them; the others (counters, indices) are small and host-bound. */
 const gpuTypes: ReadonlySet<DType> = new Set(['float32', 'float16', 'int32', 'uint32']);
@@ -60,6 +60,11 @@ export function identityModel(dtype: DType): Uint8Array {
 export function backendMissing(asked: Backend, here: string, advice: string, cause?: unknown): EngineError {
   const message = `the backend "${asked}" is not there: ${here}. ${advice}`;
   return new EngineError('BACKEND_MISSING', message, cause === undefined ? undefined : { cause });
+}
+
+/** Options that ONNX Runtime takes by name. */
+export function extraOptions({ skippedOptimizers = [] }: OpenOptions): Record<string, unknown> {
+  return { optimization: { disable_specified_optimizers: skippedOptimizers.join(';') } };
 }
 
 export function messageOf(cause: unknown): string {

@@ -31,6 +31,8 @@ export interface Session {
 export interface OpenOptions extends SessionOptions {
   /** Outputs that stay in the device's memory, to be fed again; they are never read where a backend has no such thing. */
   readonly resident?: readonly string[];
+  /** Passes of the graph optimiser that the model has no use for. */
+  readonly skippedOptimizers?: readonly string[];
 }
 
 /**

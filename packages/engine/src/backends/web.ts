@@ -2,7 +2,16 @@
 import type * as Ort from 'onnxruntime-common';
 import { EngineError } from '../errors.js';
 import type { DType, HostTensor } from '../host-tensor.js';
-import { backendMissing, copyOf, hostData, identityModel, livesOnGpu, messageOf, runSession } from './shared.js';
+import {
+  backendMissing,
+  copyOf,
+  extraOptions,
+  hostData,
+  identityModel,
+  livesOnGpu,
+  messageOf,
+  runSession,
+} from './shared.js';
 import type { Backend, DeviceTensor, OpenOptions, Residence, Session, SessionOptions } from './types.js';
 
 export { closeSession, runSession, toHost } from './shared.js';
@@ -68,6 +77,7 @@ export async function openSession(model: Uint8Array | string, options: OpenOptio
     const native = await ort.InferenceSession.create(model as Uint8Array, {
       executionProviders: [backend],
       graphOptimizationLevel: 'all',
+      extra: extraOptions(options),
       logSeverityLevel: 3,
       ...(backend === 'webgpu' && resident.length > 0
         ? { preferredOutputLocation: Object.fromEntries(resident.map((name) => [name, 'gpu-buffer' as const])) }

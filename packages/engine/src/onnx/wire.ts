@@ -21,83 +21,142 @@ export type Decoded = Record<string, unknown>;
 const unknownFields = Symbol('unknown fields');
 const text = { encoder: new TextEncoder(), decoder: new TextDecoder() };
 
-/** Writes a message. Large byte fields are passed through, so the result is built with a single copy. */
+/**
+ * Writes a message from its end to its beginning, so that every length is known when it is written. Large byte fields
+ * are passed through, so that they are copied once.
+ */
 export function encode(message: Message, value: Decoded): Uint8Array {
-  const chunks: Uint8Array[] = [];
-  const length = write(message, value, chunks);
-  const result = new Uint8Array(length);
-  let offset = 0;
-  for (const chunk of chunks) {
-    result.set(chunk, offset);
-    offset += chunk.length;
-  }
-  return result;
+  const writer = new Backwards();
+  writeMessage(writer, message, value);
+  return writer.finish();
 }
 
-function write(message: Message, value: Decoded, chunks: Uint8Array[]): number {
-  let length = 0;
-  const push = (chunk: Uint8Array) => {
-    chunks.push(chunk);
-    length += chunk.length;
-  };
-  for (const [name, field] of Object.entries(message.fields)) {
-    const content = value[name];
+function writeMessage(writer: Backwards, { fields }: Message, value: Decoded): void {
+  const unknown = (value as { [unknownFields]?: Uint8Array[] })[unknownFields] ?? [];
+  for (let i = unknown.length - 1; i >= 0; i--) writer.bytes(unknown[i]!);
+  const names = Object.keys(fields);
+  for (let f = names.length - 1; f >= 0; f--) {
+    const content = value[names[f]!];
     if (content === undefined) continue;
-    const items = field.repeated ? (content as readonly unknown[]) : [content];
-    if (items.length === 0) continue;
-    if (field.repeated && isPackable(field.type)) {
-      const body = concatenate(items.map((item) => scalarBytes(field.type as Scalar, item)));
-      push(tag(field.number, 2));
-      push(varint(BigInt(body.length)));
-      push(body);
+    const field = fields[names[f]!]!;
+    if (!field.repeated) {
+      writeItem(writer, field, content);
       continue;
     }
-    for (const item of items) {
-      if (typeof field.type === 'object') {
-        const inner: Uint8Array[] = [];
-        const size = write(field.type, item as Decoded, inner);
-        push(tag(field.number, 2));
-        push(varint(BigInt(size)));
-        for (const chunk of inner) push(chunk);
-      } else {
-        push(tag(field.number, wireType(field.type)));
-        if (wireType(field.type) === 2) {
-          const bytes = field.type === 'string' ? text.encoder.encode(item as string) : (item as Uint8Array);
-          push(varint(BigInt(bytes.length)));
-          push(bytes);
-        } else push(scalarBytes(field.type, item));
-      }
+    const items = content as readonly unknown[];
+    if (items.length === 0) continue;
+    const end = writer.length;
+    const packed = isPackable(field.type);
+    for (let i = items.length - 1; i >= 0; i--) {
+      if (packed) writer.scalar(field.type as Scalar, items[i]);
+      else writeItem(writer, field, items[i]);
     }
+    if (packed) writer.prefix(field.number, writer.length - end);
   }
-  for (const raw of (value as { [unknownFields]?: Uint8Array[] })[unknownFields] ?? []) push(raw);
-  return length;
+}
+
+function writeItem(writer: Backwards, { number, type }: Field, item: unknown): void {
+  const end = writer.length;
+  if (typeof type === 'object') writeMessage(writer, type, item as Decoded);
+  else if (type === 'string') writer.text(item as string);
+  else if (type === 'bytes') writer.bytes(item as Uint8Array);
+  else {
+    writer.scalar(type, item);
+    writer.varint((number << 3) | wireType(type));
+    return;
+  }
+  writer.prefix(number, writer.length - end);
 }
 
 const isPackable = (type: Scalar | Message): boolean =>
   type === 'int' || type === 'bigint' || type === 'float' || type === 'double';
 const wireType = (type: Scalar): number => ({ int: 0, bigint: 0, double: 1, string: 2, bytes: 2, float: 5 })[type];
-const tag = (number: number, wire: number): Uint8Array => varint(BigInt((number << 3) | wire));
 
-function varint(value: bigint): Uint8Array {
-  const bytes: number[] = [];
-  let rest = BigInt.asUintN(64, value);
-  do {
-    const low = Number(rest & 0x7fn);
-    rest >>= 7n;
-    bytes.push(rest > 0n ? low | 0x80 : low);
-  } while (rest > 0n);
-  return Uint8Array.from(bytes);
+/** Bytes that grow to the left, in pieces. */
+class Backwards {
+  length = 0;
+  /** The last piece first. */
+  private readonly pieces: Uint8Array[] = [];
+  private block = new Uint8Array(1 << 14);
+  private at = this.block.length;
+  private taken = this.block.length;
+
+  /** Room for `count` bytes; where they begin. */
+  private reserve(count: number): number {
+    if (this.at < count) {
+      this.close();
+      this.block = new Uint8Array(Math.max(count, 1 << 16));
+      this.at = this.taken = this.block.length;
+    }
+    this.at -= count;
+    this.length += count;
+    return this.at;
+  }
+
+  private close(): void {
+    if (this.at < this.taken) this.pieces.push(this.block.subarray(this.at, this.taken));
+    this.taken = this.at;
+  }
+
+  bytes(bytes: Uint8Array): void {
+    if (bytes.length > 4096) {
+      this.close();
+      this.pieces.push(bytes);
+      this.length += bytes.length;
+    } else this.block.set(bytes, this.reserve(bytes.length));
+  }
+
+  text(value: string): void {
+    const start = this.reserve(value.length);
+    for (let i = 0; i < value.length; i++) {
+      const code = value.charCodeAt(i);
+      if (code < 128) this.block[start + i] = code;
+      else {
+        this.at += value.length;
+        this.length -= value.length;
+        this.bytes(text.encoder.encode(value));
+        return;
+      }
+    }
+  }
+
+  varint(value: number | bigint): void {
+    const small = Number(value);
+    if (small >= 0 && small < 0x8000_0000) {
+      let start = this.reserve(
+        small < 1 << 7 ? 1 : small < 1 << 14 ? 2 : small < 1 << 21 ? 3 : small < 1 << 28 ? 4 : 5,
+      );
+      let low = small;
+      for (; low > 0x7f; low >>>= 7) this.block[start++] = (low & 0x7f) | 0x80;
+      this.block[start] = low;
+      return;
+    }
+    const bytes: number[] = [];
+    let rest = BigInt.asUintN(64, BigInt(value));
+    for (; rest > 0x7fn; rest >>= 7n) bytes.push(Number(rest & 0x7fn) | 0x80);
+    this.bytes(Uint8Array.from([...bytes, Number(rest)]));
+  }
+
+  scalar(type: Scalar, value: unknown): void {
+    if (type === 'float') this.bytes(new Uint8Array(Float32Array.of(value as number).buffer));
+    else if (type === 'double') this.bytes(new Uint8Array(Float64Array.of(value as number).buffer));
+    else this.varint(value as number | bigint);
+  }
+
+  /** Tag and length of what was just written. */
+  prefix(number: number, size: number): void {
+    this.varint(size);
+    this.varint((number << 3) | 2);
+  }
+
+  finish(): Uint8Array {
+    this.close();
+    return joined(this.pieces.reverse(), this.length);
+  }
 }
 
-function scalarBytes(type: Scalar, value: unknown): Uint8Array {
-  if (type === 'int') return varint(BigInt(value as number));
-  if (type === 'bigint') return varint(value as bigint);
-  if (type === 'float') return new Uint8Array(Float32Array.of(value as number).buffer);
-  return new Uint8Array(Float64Array.of(value as number).buffer);
-}
-
-function concatenate(parts: readonly Uint8Array[]): Uint8Array {
-  const result = new Uint8Array(parts.reduce((size, part) => size + part.length, 0));
+function joined(parts: readonly Uint8Array[], length: number): Uint8Array {
+  const result = new Uint8Array(length);
   let offset = 0;
   for (const part of parts) {
     result.set(part, offset);

@@ -7,6 +7,7 @@ import { closeSession, openSession } from '#backend';
 import { hash128 } from '../hash.js';
 import type { OnnxModelProto, OnnxTensor } from '../onnx/model.js';
 import { writeOnnx } from '../onnx/model.js';
+import { idleOptimizers } from './optimizers.js';
 
 interface Entry {
   readonly session: Promise<Session>;
@@ -32,7 +33,8 @@ export async function shareSession(model: OnnxModelProto, options: OpenOptions):
   let entry = entries.get(key);
   if (!entry) {
     const weight = (model.graph.initializer ?? []).reduce((sum, tensor) => sum + (tensor.rawData?.length ?? 0), 0);
-    entry = { session: openSession(writeOnnx(model), options), users: 0, weight };
+    const session = openSession(writeOnnx(model), { ...options, skippedOptimizers: idleOptimizers(model) });
+    entry = { session, users: 0, weight };
   }
   // Last used goes last, so that the front is the oldest.
   entries.delete(key);
