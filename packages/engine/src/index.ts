@@ -113,6 +113,7 @@ export {
 } from './program/train-step.js';
 export type { StepMetrics, UpdateOptions } from './program/update.js';
 export { constant, scalar, Tensor, type TensorSpec } from './tensor.js';
+export { checkpoint } from './transforms/checkpoint.js';
 export { customVjp } from './transforms/custom-vjp.js';
 export { grad, valueAndGrad } from './transforms/grad.js';
 export { jvp, vjp } from './transforms/jvp.js';

@@ -64,7 +64,7 @@ export interface BatchContext {
 
 /**
  * The operator over a batch: called when at least one input is batched, it returns every output with the batch as its
- * first axis, before the axes of one example. `ops/batching.ts` has the usual rules.
+ * first axis, before the axes of one example (or without it, if it is still the same for all). `ops/batching.ts` has the usual rules.
  */
 export type BatchRule = (inputs: readonly Tensor[], context: BatchContext) => Tensor | readonly Tensor[];
 

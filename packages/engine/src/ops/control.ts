@@ -1,3 +1,4 @@
+import { hostTensor, onnxType } from '../host-tensor.js';
 import type { Op, Tensor } from '../tensor.js';
 import { apply } from '../tensor.js';
 import { elementwise } from './batching.js';
@@ -27,4 +28,31 @@ const identityOp: Op = {
 /** The same value as a tensor of its own. */
 export function identity(x: Tensor): Tensor {
   return apply(identityOp, [x]);
+}
+
+/**
+ * [x, after] -> x. Two computations of the same from the same are one, for us and for ONNX Runtime, and a computation may
+ * run early. So 0 is taken from x, and it is made of `after < after`, which no runtime sees through and no NaN disturbs.
+ */
+const startAfterOp: Op = {
+  name: 'StartAfter',
+  acceptsBroadcastCotangent: true,
+  shape: ([x]) => x!,
+  emit: (context, node, [x, after]) => {
+    const ints = (...values: number[]) => context.constant(hostTensor('int64', [values.length], values));
+    const [flat] = context.node('Reshape', [after!, ints(-1)]);
+    const [first] = context.node('Slice', [flat!, ints(0), ints(1), ints(0)]);
+    const [never] = context.node('Less', [first!, first!]);
+    const { dtype } = node.inputs[0]!;
+    if (dtype === 'bool') return context.node('Or', [x!, never!]);
+    const [zero] = context.node('Cast', [never!], { to: onnxType[dtype] });
+    return context.node('Sub', [x!, zero!]);
+  },
+  vjp: (_, dy) => [dy, undefined],
+  batch: (inputs) => apply(startAfterOp, inputs),
+};
+
+/** x, of rank 1 or more, but not before `after` (a float) has been computed, and not shared with an earlier x. */
+export function startAfter(x: Tensor, after: Tensor): Tensor {
+  return apply(startAfterOp, [x, after]);
 }

@@ -65,6 +65,7 @@ const sumSquaresOp: Op = {
   shape: reducedShape,
   emit: emitReduction,
   vjp: ([x], dy) => [mul(mul(x!, 2), dy)],
+  batch: shiftAxes('axes'),
 };
 
 /** Σ x² over axes, in one pass. */

@@ -9,6 +9,7 @@ import type { Node } from '../tensor.js';
 import { constant, scalar, Tensor } from '../tensor.js';
 import type { Tree } from '../tree.js';
 import { mapTree } from '../tree.js';
+import { nodesBetween } from './graph.js';
 
 export const isTensor = (value: unknown): value is Tensor => value instanceof Tensor;
 
@@ -25,13 +26,31 @@ export function gradients(loss: Tensor, wrt: readonly Tensor[]): Tensor[] {
 
 /** Cotangents of `wrt` from cotangents of `outputs`: vᵀ J, the product of reverse mode. */
 export function pullBack(outputs: readonly Tensor[], seeds: readonly Tensor[], wrt: readonly Tensor[]): Tensor[] {
+  return reached(outputs, seeds, wrt).map((cotangent, i) => {
+    const { dtype, shape } = wrt[i]!;
+    if (cotangent) return materialize(cotangent, wrt[i]!);
+    const zero = zeros(
+      dtype,
+      shape.map(() => 1),
+    );
+    return expand(constant(zero), shape);
+  });
+}
+
+/** The same, undefined where no path leads, and with size 1 where a cotangent does not differ along an axis. */
+export function reached(
+  outputs: readonly Tensor[],
+  seeds: readonly Tensor[],
+  wrt: readonly Tensor[],
+): (Tensor | undefined)[] {
   const cotangents = new Map<Tensor, Tensor>();
   const accumulate = (tensor: Tensor, cotangent: Tensor) => {
     const sum = cotangents.get(tensor);
     cotangents.set(tensor, sum ? add(sum, cotangent) : cotangent);
   };
   for (const [i, output] of outputs.entries()) accumulate(output, seeds[i]!);
-  for (const node of dependents(outputs, wrt)) {
+  const path = nodesBetween(new Set(wrt), outputs, ({ op }) => op.name !== 'StopGradient');
+  for (const node of path.reverse()) {
     const own = node.outputs.map((output) => cotangents.get(output));
     if (own.every((cotangent) => cotangent === undefined)) continue;
     withSource(node.source, () => {
@@ -41,42 +60,7 @@ export function pullBack(outputs: readonly Tensor[], seeds: readonly Tensor[], w
       }
     });
   }
-  return wrt.map((tensor) => {
-    const cotangent = cotangents.get(tensor);
-    if (cotangent) return materialize(cotangent, tensor);
-    const zero = zeros(
-      tensor.dtype,
-      tensor.shape.map(() => 1),
-    );
-    return expand(constant(zero), tensor.shape);
-  });
-}
-
-/** The nodes on a path from `wrt` to `outputs`, last first. */
-function dependents(outputs: readonly Tensor[], wrt: readonly Tensor[]): Node[] {
-  const sources = new Set(wrt);
-  const found: Node[] = [];
-  const depends = new Map<Node, boolean>();
-  // An explicit stack: graphs are deeper than the call stack is tall.
-  const stack: Node[] = outputs.map(({ node }) => node);
-  const leadsBack = (input: Tensor) => sources.has(input) || depends.get(input.node) === true;
-  while (stack.length > 0) {
-    const node = stack.at(-1)!;
-    if (depends.has(node)) {
-      stack.pop();
-      continue;
-    }
-    const open = node.inputs.filter((input) => !sources.has(input) && !depends.has(input.node));
-    if (open.length > 0) {
-      for (const input of open) stack.push(input.node);
-      continue;
-    }
-    const needed = node.op.name !== 'StopGradient' && node.inputs.some(leadsBack);
-    depends.set(node, needed);
-    if (needed) found.push(node);
-    stack.pop();
-  }
-  return found.sort((a, b) => b.id - a.id);
+  return wrt.map((tensor) => cotangents.get(tensor));
 }
 
 function applyRule(node: Node, cotangents: readonly (Tensor | undefined)[]): readonly (Tensor | undefined)[] {

@@ -44,7 +44,9 @@ describe('vmap', () => {
       }
       return 'nothing';
     };
-    expect(code(() => e.vmap(e.add)(a, b))).toContain('argument 1 [4, 3] has 4 examples, that of argument 0 2');
+    expect(code(() => e.vmap(e.add)(a, b))).toContain(
+      'argument 1 [4, 3] has 4 examples, that of argument 0 [2, 3] has 2',
+    );
     expect(code(() => e.vmap(e.add)(a, 2))).toContain('argument 1 is number');
     expect(code(() => e.vmap(e.neg, { inAxes: 2 })(a))).toContain('argument 0 of rank 2 has no axis 2');
     expect(code(() => e.vmap(e.neg, { inAxes: null })(a))).toContain('no argument is mapped');

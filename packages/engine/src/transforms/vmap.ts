@@ -4,11 +4,12 @@ import { EngineError } from '../errors.js';
 import { expand } from '../ops/arithmetic.js';
 import { transpose, unsqueeze } from '../ops/shape.js';
 import { withSource } from '../source.js';
-import type { Node } from '../tensor.js';
-import { placeholder, type Tensor } from '../tensor.js';
+import type { BatchContext, Node, Tensor } from '../tensor.js';
+import { applyAll, placeholder } from '../tensor.js';
 import type { Tree } from '../tree.js';
-import { mapTree } from '../tree.js';
+import { leaves, mapTree } from '../tree.js';
 import { isTensor } from './grad.js';
+import { nodesBetween } from './graph.js';
 
 /** An axis for every tensor below: a number, null for "the same for every example", or a tree of such. */
 export type Axes = number | null | readonly Axes[] | { readonly [key: string]: Axes };
@@ -52,22 +53,18 @@ export function vmap<Args extends unknown[], R extends Tree<Tensor>>(
     };
     const batch = new Batch();
     const examples = args.map((arg, i) => mapAxes(arg as Tree<Tensor>, axesOf(i), `argument ${i}`, batch.example));
-    const size = batch.size;
-    if (size === undefined) throw new EngineError('ARGUMENT_INVALID', 'vmap: no argument is mapped');
     const result = fn(...(examples as Args));
-    const outputs: Tensor[] = [];
-    mapTree<Tensor, void>(result, isTensor, (tensor) => void outputs.push(tensor));
-    replay(outputs, batch.values, size);
+    batch.play(leaves<Tensor>(result, isTensor).map(([, tensor]) => tensor));
     return mapAxes(
       result,
       outAxes,
       'result',
       (tensor, axis) => {
-        const value = batch.values.get(tensor) ?? repeat(tensor, size);
+        const value = batch.full(tensor);
         return moveAxis(value, 0, place(axis, value.rank, 'outAxes'));
       },
       (tensor, path) => {
-        if (!batch.values.has(tensor)) return tensor;
+        if (!batch.isBatched(tensor)) return batch.value(tensor);
         throw new EngineError(
           'ARGUMENT_INVALID',
           `vmap: ${path} differs from example to example, so outAxes cannot be null`,
@@ -77,34 +74,100 @@ export function vmap<Args extends unknown[], R extends Tree<Tensor>>(
   };
 }
 
-/** The mapped tensors of one call: what stands for one example, and the batch behind it. */
+/** One call of vmap: what stands for one example, and what that is over the batch. */
 class Batch {
-  readonly values = new Map<Tensor, Tensor>();
-  size: Dim | undefined;
-  private source = '';
+  /** Values that carry the batch as their first axis, by the value of one example. */
+  private readonly batched = new Map<Tensor, Tensor>();
+  /** Values made anew that are still the same for every example. */
+  private readonly shared = new Map<Tensor, Tensor>();
+  private found: { size: Dim; path: string; shape: readonly Dim[] } | undefined;
+
+  get size(): Dim {
+    if (this.found) return this.found.size;
+    throw new EngineError('ARGUMENT_INVALID', 'vmap: no argument is mapped');
+  }
+
+  has(tensor: Tensor): boolean {
+    return this.batched.has(tensor) || this.shared.has(tensor);
+  }
+
+  isBatched(tensor: Tensor): boolean {
+    return this.batched.has(tensor);
+  }
+
+  value(tensor: Tensor): Tensor {
+    return this.batched.get(tensor) ?? this.shared.get(tensor) ?? tensor;
+  }
+
+  /** With the batch axis in front, whether it differs from example to example or not. */
+  full(tensor: Tensor): Tensor {
+    const value = this.value(tensor);
+    return this.isBatched(tensor) ? value : expand(unsqueeze(value, 0), [this.size, ...value.shape]);
+  }
 
   /** A tensor without its mapped axis. */
   readonly example = (tensor: Tensor, axis: number, path: string): Tensor => {
     const at = place(axis, tensor.rank, path);
     const size = tensor.shape[at]!;
-    if (this.size === undefined) [this.size, this.source] = [size, path];
+    this.found ??= { size, path, shape: tensor.shape };
     if (size !== this.size) {
       throw new EngineError(
         'SHAPE_MISMATCH',
-        `vmap: the mapped axis of ${path} ${showShape(tensor.shape)} has ${size} examples, that of ${this.source} ${this.size}`,
+        `vmap: the mapped axis of ${path} ${showShape(tensor.shape)} has ${size} examples, that of ${this.found.path} ${showShape(this.found.shape)} has ${this.size}`,
       );
     }
-    const one = exampleOf(
-      tensor.dtype,
-      tensor.shape.filter((_, i) => i !== at),
-    );
-    this.values.set(one, moveAxis(tensor, at, 0));
-    return one;
+    return this.stand(moveAxis(tensor, at, 0));
   };
-}
 
-function exampleOf(dtype: Tensor['dtype'], shape: readonly Dim[]): Tensor {
-  return placeholder('one example of vmap', { dtype, shape });
+  /** What stands for one example of a batch. */
+  private stand(batch: Tensor): Tensor {
+    const one = placeholder('one example of vmap', { dtype: batch.dtype, shape: batch.shape.slice(1) });
+    this.batched.set(one, batch);
+    return one;
+  }
+
+  /** Finds the batched form of `outputs`, and of whatever they need; what depends on no example is left as it is. */
+  play(outputs: readonly Tensor[]): void {
+    for (const node of nodesBetween(this, outputs)) withSource(node.source, () => this.playNode(node), node.derived);
+  }
+
+  private playNode(node: Node): void {
+    const { op, inputs } = node;
+    const values = inputs.map((input) => this.value(input));
+    const batched = inputs.map((input) => this.isBatched(input));
+    if (!batched.includes(true)) {
+      for (const [i, value] of applyAll(op, values, node.attributes).entries())
+        this.shared.set(node.outputs[i]!, value);
+      return;
+    }
+    if (!op.batch) {
+      throw new EngineError(
+        'NOT_BATCHABLE',
+        `vmap: ${op.name} of ${inputs.map(({ shape }) => showShape(shape)).join(', ')} has no batching rule; compute it outside of vmap, or give its Op record a \`batch\``,
+      );
+    }
+    const full = (i: number) => this.full(inputs[i]!);
+    const made = op.batch(values, { node, batched, size: this.size, full, map: this.map });
+    const results = Array.isArray(made) ? (made as readonly Tensor[]) : [made as Tensor];
+    for (const [i, output] of node.outputs.entries()) {
+      const result = results[i];
+      if (result && sameShape(result.shape, [this.size, ...output.shape])) this.batched.set(output, result);
+      else if (result && sameShape(result.shape, output.shape)) this.shared.set(output, result);
+      else {
+        throw new EngineError(
+          'SHAPE_MISMATCH',
+          `vmap: the batching rule of ${op.name} made ${result ? showShape(result.shape) : 'nothing'} instead of ${showShape([this.size, ...output.shape])}`,
+        );
+      }
+    }
+  }
+
+  /** Traces a function of one example and plays it for the batch; it may use other examples too. */
+  private readonly map: BatchContext['map'] = (fn, inputs, batched) => {
+    const results = fn(inputs.map((input, i) => (batched[i] ? this.stand(input) : input)));
+    this.play(results.filter((result) => result !== undefined));
+    return results.map((result) => result && this.full(result));
+  };
 }
 
 /** Axis `axis` of a tensor of `rank`, from the front. */
@@ -119,10 +182,6 @@ function moveAxis(x: Tensor, from: number, to: number): Tensor {
   const order = [...x.shape.keys()].filter((axis) => axis !== from);
   order.splice(to, 0, from);
   return transpose(x, order);
-}
-
-function repeat(x: Tensor, size: Dim): Tensor {
-  return expand(unsqueeze(x, 0), [size, ...x.shape]);
 }
 
 /** Walks a tree beside the axes that are given for it; `unmapped` sees leaves below a null, if given. */
@@ -154,83 +213,4 @@ function mapAxes(
   return Object.fromEntries(
     Object.entries(tree as Record<string, Tree<Tensor>>).map(([key, value]) => [key, child(value, key)]),
   );
-}
-
-/** Adds the batched form of `outputs`, and of whatever they need, to `values`; what depends on no example is left out. */
-function replay(outputs: readonly Tensor[], values: Map<Tensor, Tensor>, size: Dim): void {
-  for (const node of dependents(outputs, values))
-    withSource(node.source, () => batchNode(node, values, size), node.derived);
-}
-
-function batchNode(node: Node, values: Map<Tensor, Tensor>, size: Dim): void {
-  const { op, inputs } = node;
-  if (!op.batch) {
-    throw new EngineError(
-      'NOT_BATCHABLE',
-      `vmap: ${op.name} of ${inputs.map(({ shape }) => showShape(shape)).join(', ')} has no batching rule; compute it outside of vmap, or give its Op record a \`batch\``,
-    );
-  }
-  const batched = inputs.map((input) => values.has(input));
-  const given = inputs.map((input) => values.get(input) ?? input);
-  const made = op.batch(given, {
-    node,
-    batched,
-    size,
-    full: (i) => (batched[i] ? given[i]! : repeat(given[i]!, size)),
-    map: (fn, over, which) => mapInside(fn, over, which, values, size),
-  });
-  const results = Array.isArray(made) ? (made as readonly Tensor[]) : [made as Tensor];
-  for (const [i, output] of node.outputs.entries()) {
-    const result = results[i];
-    if (!result || !sameShape(result.shape, [size, ...output.shape])) {
-      throw new EngineError(
-        'SHAPE_MISMATCH',
-        `vmap: the batching rule of ${op.name} made ${result ? showShape(result.shape) : 'nothing'} instead of ${showShape([size, ...output.shape])}`,
-      );
-    }
-    values.set(output, result);
-  }
-}
-
-/** The nodes between the examples and `outputs` that are not known yet, first first. */
-function dependents(outputs: readonly Tensor[], values: ReadonlyMap<Tensor, Tensor>): Node[] {
-  const depends = new Map<Node, boolean>();
-  const found: Node[] = [];
-  const known = (input: Tensor) => values.has(input) || depends.has(input.node);
-  // An explicit stack: graphs are deeper than the call stack is tall.
-  const stack = outputs.filter((output) => !known(output)).map(({ node }) => node);
-  while (stack.length > 0) {
-    const node = stack.at(-1)!;
-    const open = depends.has(node) ? [] : node.inputs.filter((input) => !known(input));
-    if (open.length > 0) {
-      for (const input of open) stack.push(input.node);
-      continue;
-    }
-    stack.pop();
-    if (depends.has(node)) continue;
-    const needed = node.inputs.some((input) => values.has(input) || depends.get(input.node));
-    depends.set(node, needed);
-    if (needed) found.push(node);
-  }
-  return found.sort((a, b) => a.id - b.id);
-}
-
-/** Traces a function of one example of the enclosing `vmap` and plays it for the batch; it may use other examples too. */
-function mapInside(
-  fn: (inputs: readonly Tensor[]) => readonly (Tensor | undefined)[],
-  inputs: readonly Tensor[],
-  batched: readonly boolean[],
-  values: Map<Tensor, Tensor>,
-  size: Dim,
-): readonly (Tensor | undefined)[] {
-  const examples = inputs.map((input, i) => {
-    if (!batched[i]) return input;
-    const one = exampleOf(input.dtype, input.shape.slice(1));
-    values.set(one, input);
-    return one;
-  });
-  const results = fn(examples);
-  const present = results.filter((result) => result !== undefined);
-  replay(present, values, size);
-  return results.map((result) => result && (values.get(result) ?? repeat(result, size)));
 }
