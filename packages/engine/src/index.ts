@@ -93,6 +93,7 @@ export { clipByGlobalNorm, globalNorm } from './optim/clip.js';
 export type { Named, Optimizer, StepContext } from './optim/optimizer.js';
 export { constantRate, cosineDecay, linearDecay, type Schedule } from './optim/schedule.js';
 export { type SgdOptions, sgd } from './optim/sgd.js';
+export { type CachedStep, type CachedStepOptions, cachedStep } from './program/cached-step.js';
 export { exportOnnx, traceToOnnx } from './program/export.js';
 export { type OnnxSession, openOnnx } from './program/onnx-session.js';
 export {
@@ -105,13 +106,11 @@ export {
 } from './program/program.js';
 export {
   type AccumulateOptions,
-  type HostBatch,
-  type TracedBatch,
   type TrainStep,
   type TrainStepOptions,
   trainStep,
 } from './program/train-step.js';
-export type { StepMetrics, UpdateOptions } from './program/update.js';
+export type { HostBatch, StepMetrics, TracedBatch, UpdateOptions } from './program/update.js';
 export { constant, scalar, Tensor, type TensorSpec } from './tensor.js';
 export { checkpoint } from './transforms/checkpoint.js';
 export { customVjp } from './transforms/custom-vjp.js';

@@ -1,14 +1,8 @@
 import { describe, expect, test } from 'vitest';
 import * as e from '../index.js';
+import { bytes, distance, wave } from './training-fixture.js';
 
 const f32 = (shape: readonly e.Dim[]) => ({ dtype: 'float32', shape }) as const;
-const wave = (shape: readonly number[], frequency: number) =>
-  e.hostTensor(
-    'float32',
-    shape,
-    Array.from({ length: e.elementCount(shape) }, (_, i) => Math.sin(1 + i * frequency)),
-  );
-
 const rows = 11;
 const x = wave([rows, 5], 1.7);
 const y = e.hostTensor(
@@ -32,18 +26,6 @@ const options = {
   schedule: e.linearDecay({ lr: 0.05, steps: 20, warmup: 2 }),
   clipNorm: 0.3,
 } satisfies Partial<e.TrainStepOptions<{ x: e.TensorSpec; y: e.TensorSpec }>>;
-
-/** max |a − b| / max |b| over all weights. */
-function distance(a: Record<string, e.HostTensor>, b: Record<string, e.HostTensor>): number {
-  let worst = 0;
-  for (const [name, { data }] of Object.entries(b)) {
-    const largest = Math.max(...Array.from(data as Float32Array, Math.abs));
-    for (const [i, value] of (data as Float32Array).entries()) {
-      worst = Math.max(worst, Math.abs((a[name]!.data as Float32Array)[i]! - value) / largest);
-    }
-  }
-  return worst;
-}
 
 describe('gradient accumulation', () => {
   test.each([
@@ -146,5 +128,3 @@ describe('gradient accumulation', () => {
     await step.run([whole]);
   });
 });
-
-const bytes = ({ data }: e.HostTensor) => Buffer.from(data.buffer, data.byteOffset, data.byteLength);

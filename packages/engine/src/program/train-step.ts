@@ -1,5 +1,5 @@
 import type { DeviceTensor, SessionOptions } from '#backend';
-import { toDevice, upload } from '#backend';
+import { upload } from '#backend';
 import { EngineError } from '../errors.js';
 import type { HostTensor } from '../host-tensor.js';
 import { mul, sizeOf } from '../ops/arithmetic.js';
@@ -7,26 +7,24 @@ import type { Named } from '../optim/optimizer.js';
 import type { Tensor, TensorSpec } from '../tensor.js';
 import { scalar } from '../tensor.js';
 import { valueAndGrad } from '../transforms/grad.js';
-import { checkInputs } from './program.js';
 import { ProgramState } from './state.js';
 import type { StateTrace } from './state-program.js';
 import { StateProgram } from './state-program.js';
-import type { StepMetrics, UpdateOptions } from './update.js';
+import type { HostBatch, StepMetrics, TracedBatch, UpdateOptions } from './update.js';
 import {
-  addToSums,
-  meanOfSums,
-  placeholders,
+  addGradients,
+  addLoss,
+  batchFeeds,
+  givenInputs,
+  metricsOf,
   seedOf,
   startState,
   startSums,
   stateInputs,
+  traceSumsUpdate,
   traceUpdate,
   under,
 } from './update.js';
-
-/** The traced tensors, and the host tensors, of a batch. */
-export type TracedBatch<B> = { readonly [K in keyof B]: Tensor };
-export type HostBatch<B> = { readonly [K in keyof B]: HostTensor };
 
 export interface TrainStepOptions<B extends Named<TensorSpec>> extends SessionOptions, UpdateOptions {
   /** Start values of the trained weights; copied. */
@@ -68,7 +66,7 @@ export class TrainStep<B extends Named<TensorSpec>> {
   private waiting = 0;
 
   private constructor(
-    private readonly batchSpecs: ReadonlyMap<string, TensorSpec>,
+    private readonly batchSpecs: B,
     private readonly fixed: Readonly<Record<string, DeviceTensor>>,
     private readonly state: ProgramState,
     /** The whole step at once, or a micro-batch and the update. */
@@ -84,12 +82,12 @@ export class TrainStep<B extends Named<TensorSpec>> {
     const programs = accumulate
       ? {
           part: await open('micro-batch', tracePart(options, start)),
-          update: await open('update', traceSumsUpdate(options, start)),
+          update: await open('update', traceSumsUpdate(start, options)),
         }
       : { whole: await open('training step', traceWhole(options, start)) };
     const fixed: Record<string, DeviceTensor> = {};
     for (const [name, tensor] of Object.entries(frozen)) fixed[`frozen/${name}`] = await upload(tensor, where);
-    return new TrainStep<B>(new Map(Object.entries(batch)), fixed, state, programs);
+    return new TrainStep<B>(batch, fixed, state, programs);
   }
 
   /**
@@ -185,30 +183,13 @@ export class TrainStep<B extends Named<TensorSpec>> {
   }
 
   private feeds(batch: HostBatch<B>): Record<string, DeviceTensor> {
-    const given = new Map<string, HostTensor>(Object.entries(batch));
-    checkInputs('training step', this.batchSpecs, given);
-    const feeds: Record<string, DeviceTensor> = { ...this.fixed };
-    for (const [path, tensor] of given) feeds[`batch/${path}`] = toDevice(tensor);
-    return feeds;
+    return { ...this.fixed, ...batchFeeds(this.batchSpecs, batch) };
   }
-}
-
-function metricsOf(results: Named<HostTensor>): StepMetrics {
-  const values = Object.entries(results).map(([name, tensor]) => [name, Number(tensor.data[0])]);
-  return Object.fromEntries(values) as unknown as StepMetrics;
-}
-
-function givenInputs<B extends Named<TensorSpec>>({ frozen = {}, batch }: TrainStepOptions<B>) {
-  const traced = { frozen: placeholders(frozen, 'frozen'), batch: placeholders(batch, 'batch') as TracedBatch<B> };
-  const entries = (['frozen', 'batch'] as const).flatMap((kind) =>
-    Object.entries(traced[kind]).map(([name, tensor]) => [`${kind}/${name}`, tensor]),
-  );
-  return { ...traced, given: Object.fromEntries(entries) as Record<string, Tensor> };
 }
 
 function traceWhole<B extends Named<TensorSpec>>(options: TrainStepOptions<B>, start: Named<HostTensor>): StateTrace {
   const reads = stateInputs(start, 'step', 'param', 'optimizer');
-  const { given, ...inputs } = givenInputs(options);
+  const { given, ...inputs } = givenInputs(options.frozen ?? {}, options.batch);
   const { value, gradient } = valueAndGrad(options.loss)(under(reads, 'param'), { ...inputs, step: reads.step! });
   const { writes, metrics } = traceUpdate(reads, gradient, 1, options);
   return { reads, given, writes, results: { loss: value, ...metrics } };
@@ -216,7 +197,7 @@ function traceWhole<B extends Named<TensorSpec>>(options: TrainStepOptions<B>, s
 
 function tracePart<B extends Named<TensorSpec>>(options: TrainStepOptions<B>, start: Named<HostTensor>): StateTrace {
   const reads = stateInputs(start, 'step', 'param', 'sum');
-  const { given, ...inputs } = givenInputs(options);
+  const { given, ...inputs } = givenInputs(options.frozen ?? {}, options.batch);
   const weight = weightOf(options, inputs.batch);
   let loss: Tensor | undefined;
   // The weight goes in where the backward pass begins: it costs one product.
@@ -225,17 +206,12 @@ function tracePart<B extends Named<TensorSpec>>(options: TrainStepOptions<B>, st
     return mul(loss, weight);
   };
   const { gradient } = valueAndGrad(weighted)(under(reads, 'param'));
-  return { reads, given, writes: addToSums(reads, gradient, loss!, weight), results: { loss: loss! } };
-}
-
-function traceSumsUpdate<B extends Named<TensorSpec>>(
-  options: TrainStepOptions<B>,
-  start: Named<HostTensor>,
-): StateTrace {
-  const reads = stateInputs(start, 'step', 'param', 'optimizer', 'sum');
-  const { gradients, factor, loss } = meanOfSums(reads);
-  const { writes, metrics } = traceUpdate(reads, gradients, factor, options);
-  return { reads, given: {}, writes, results: { loss, ...metrics } };
+  return {
+    reads,
+    given,
+    writes: { ...addGradients(reads, gradient), ...addLoss(reads, loss!, weight) },
+    results: { loss: loss! },
+  };
 }
 
 function weightOf<B extends Named<TensorSpec>>({ accumulate }: TrainStepOptions<B>, batch: TracedBatch<B>): Tensor {

@@ -1,4 +1,6 @@
 /** The parts that training programs share: their state, the gradient's way into it, and the optimiser's step. */
+import type { DeviceTensor } from '#backend';
+import { toDevice } from '#backend';
 import type { HostTensor } from '../host-tensor.js';
 import { zeros } from '../host-tensor.js';
 import { add, div, mul } from '../ops/arithmetic.js';
@@ -8,6 +10,8 @@ import type { Named, Optimizer } from '../optim/optimizer.js';
 import type { Schedule } from '../optim/schedule.js';
 import type { Tensor, TensorSpec } from '../tensor.js';
 import { constant, placeholder } from '../tensor.js';
+import { checkInputs } from './program.js';
+import type { StateTrace } from './state-program.js';
 
 /** How gradients become new weights. */
 export interface UpdateOptions {
@@ -25,7 +29,7 @@ export interface StepMetrics {
   readonly gradientNorm?: number;
 }
 
-const prefixed = <T>(values: Named<T>, prefix: string): Record<string, T> =>
+export const prefixed = <T>(values: Named<T>, prefix: string): Record<string, T> =>
   Object.fromEntries(Object.entries(values).map(([name, value]) => [`${prefix}/${name}`, value]));
 
 /** The entries whose names begin with `prefix/`, without it. */
@@ -70,22 +74,19 @@ export function startSums(params: Named<HostTensor>): Record<string, HostTensor>
   };
 }
 
-/** Sums with one more micro-batch, whose `gradients` are already times `weight`. */
-export function addToSums(
-  sums: Named<Tensor>,
-  gradients: Named<Tensor>,
-  loss: Tensor,
-  weight: Tensor,
-): Record<string, Tensor> {
-  const added: Record<string, Tensor> = {
+/** Gradient sums with one more gradient each, which is already times its micro-batch's weight. */
+export function addGradients(sums: Named<Tensor>, gradients: Named<Tensor>): Record<string, Tensor> {
+  const names = Object.entries(gradients).map(([name, gradient]) => [`sum/gradient/${name}`, gradient] as const);
+  return Object.fromEntries(names.map(([name, gradient]) => [name, add(sums[name]!, gradient)]));
+}
+
+/** The other sums with one more micro-batch. */
+export function addLoss(sums: Named<Tensor>, loss: Tensor, weight: Tensor): Record<string, Tensor> {
+  return {
     'sum/loss': add(sums['sum/loss']!, mul(loss, weight)),
     'sum/weight': add(sums['sum/weight']!, weight),
     'sum/count': add(sums['sum/count']!, 1),
   };
-  for (const [name, gradient] of Object.entries(gradients)) {
-    added[`sum/gradient/${name}`] = add(sums[`sum/gradient/${name}`]!, gradient);
-  }
-  return added;
 }
 
 /** Of the sums: the mean gradient's factor, and the mean loss. */
@@ -98,6 +99,38 @@ export function meanOfSums(sums: Named<Tensor>): { gradients: Record<string, Ten
 export function seedOf(step: Tensor, microBatch: Tensor): Tensor {
   const stride = constant({ dtype: 'int64', shape: [], data: BigInt64Array.of(1n << 32n) });
   return add(step, mul(microBatch, stride));
+}
+
+/** The update by what is in the sums. */
+export function traceSumsUpdate(start: Named<HostTensor>, options: UpdateOptions): StateTrace {
+  const reads = stateInputs(start, 'step', 'param', 'optimizer', 'sum');
+  const { gradients, factor, loss } = meanOfSums(reads);
+  const { writes, metrics } = traceUpdate(reads, gradients, factor, options);
+  return { reads, given: {}, writes, results: { loss, ...metrics } };
+}
+
+/** Numbers that a run returned. */
+export function metricsOf(results: Named<HostTensor>): StepMetrics {
+  const values = Object.entries(results).map(([name, tensor]) => [name, Number(tensor.data[0])]);
+  return Object.fromEntries(values) as unknown as StepMetrics;
+}
+
+/** The traced tensors, and the host tensors, of a batch. */
+export type TracedBatch<B> = { readonly [K in keyof B]: Tensor };
+export type HostBatch<B> = { readonly [K in keyof B]: HostTensor };
+
+/** Placeholders of frozen weights and of a batch. */
+export function givenInputs<B extends Named<TensorSpec>>(frozen: Named<HostTensor>, batch: B) {
+  const traced = { frozen: placeholders(frozen, 'frozen'), batch: placeholders(batch, 'batch') as TracedBatch<B> };
+  const given = { ...prefixed(traced.frozen, 'frozen'), ...prefixed<Tensor>(traced.batch, 'batch') };
+  return { ...traced, given };
+}
+
+/** Feeds of a batch, checked. @throws EngineError INPUT_MISMATCH */
+export function batchFeeds(specs: Named<TensorSpec>, batch: Named<HostTensor>): Record<string, DeviceTensor> {
+  const given = new Map<string, HostTensor>(Object.entries(batch));
+  checkInputs('training step', new Map(Object.entries(specs)), given);
+  return Object.fromEntries([...given].map(([name, tensor]) => [`batch/${name}`, toDevice(tensor)]));
 }
 
 /**
