@@ -36,6 +36,17 @@ describe('the wire format', () => {
     );
   });
 
+  test('pieces of every size are written whole, wherever a block ends', () => {
+    for (const size of [1, 7, 63, 1000, 4096, 4097, 70_000]) {
+      const raw = Uint8Array.from({ length: size }, (_, i) => i + size);
+      const children = Array.from({ length: Math.ceil(200_000 / size / 4) }, (_, i) => ({ text: `é${i}`, raw }));
+      const written = encode(outer, { children });
+      expect(Buffer.compare(written, encode(outer, decode(outer, written)))).toBe(0);
+      const back = decode(outer, written).children as { raw: Uint8Array }[];
+      expect(back.every((child) => Buffer.compare(child.raw, raw) === 0)).toBe(true);
+    }
+  });
+
   test('fields that the table does not know survive', () => {
     fc.assert(
       fc.property(message, (value) => {

@@ -103,7 +103,10 @@ class Backwards {
       this.close();
       this.pieces.push(bytes);
       this.length += bytes.length;
-    } else this.block.set(bytes, this.reserve(bytes.length));
+      return;
+    }
+    const start = this.reserve(bytes.length); // may begin another block
+    this.block.set(bytes, start);
   }
 
   text(value: string): void {
