@@ -20,7 +20,11 @@ const ownFolder = ((): string | undefined => {
 export class Source {
   private found: string | undefined;
 
-  private constructor(private captured: Captured | undefined) {}
+  private constructor(
+    private captured: Captured | undefined,
+    /** Not a line but a name. */
+    readonly isName: boolean = false,
+  ) {}
 
   /** Nothing is known. */
   static readonly none = new Source(undefined);
@@ -32,7 +36,7 @@ export class Source {
 
   /** Work that no line of user code asks for by itself, under a name. */
   static named(name: string): Source {
-    const source = new Source(undefined);
+    const source = new Source(undefined, true);
     source.found = name;
     return source;
   }
@@ -80,7 +84,7 @@ export function whereNow(): string {
   const line = userFrame(capture(errorDepth).stack ?? '');
   const of = origin?.text;
   if (of && of !== line) {
-    const owner = /:\d+:\d+$/.test(of) ? `the line at ${of}` : of;
+    const owner = origin!.isName ? of : `the line at ${of}`;
     return line ? `, at ${line} for ${owner}` : `, for ${owner}`;
   }
   return line ? `, at ${line}` : '';

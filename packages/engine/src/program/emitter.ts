@@ -17,6 +17,15 @@ export interface EmitOptions {
   readonly name?: string;
 }
 
+/** A graph as it was written, and what of it comes from where. */
+export interface Emitted {
+  readonly model: OnnxModelProto;
+  /** Names of traced values in the model; one that stands for an equal one has its name. */
+  readonly names: ReadonlyMap<Tensor, string>;
+  /** Which traced operator wrote a node of the model, by the node's name. */
+  readonly origins: ReadonlyMap<string, Node>;
+}
+
 /**
  * Writes a traced graph as an ONNX model. Equal operators on equal inputs are written once (common subexpressions),
  * what no output needs is never visited (dead code).
@@ -24,15 +33,15 @@ export interface EmitOptions {
  * @param inputs  placeholders by the name they are fed under
  * @param outputs results by name
  */
-export function emit(
+export function emitTraced(
   inputs: Readonly<Record<string, Tensor>>,
   outputs: Readonly<Record<string, Tensor>>,
   options: EmitOptions = {},
-): OnnxModelProto {
+): Emitted {
   const emitter = new Emitter(inputs, Object.keys(outputs), options.portable ?? false);
   const results = Object.entries(outputs).map(([name, tensor]) => emitter.output(name, tensor));
   const used = Object.entries(inputs);
-  return {
+  const model = {
     irVersion,
     producerName: 'fewtune',
     opsetImport: [
@@ -47,12 +56,19 @@ export function emit(
       output: results,
     },
   };
+  return { model, names: emitter.finalNames(), origins: emitter.origins };
+}
+
+/** The model alone. */
+export function emit(...args: Parameters<typeof emitTraced>): OnnxModelProto {
+  return emitTraced(...args).model;
 }
 
 class Emitter implements EmitContext {
   readonly nodes: OnnxNode[] = [];
   readonly initializers: OnnxTensor[] = [];
   usesContrib = false;
+  readonly origins = new Map<string, Node>();
   private readonly names = new Map<Tensor, string>();
   private readonly seen = new Map<string, string[]>();
   private readonly constants = new Map<string | HostTensor, string>();
@@ -63,6 +79,8 @@ class Emitter implements EmitContext {
   private readonly produced = new Set<string>();
   private readonly renamed = new Map<string, string>();
   private count = 0;
+  /** What is being written. */
+  private current: Node | undefined;
 
   constructor(
     inputs: Readonly<Record<string, Tensor>>,
@@ -102,6 +120,10 @@ class Emitter implements EmitContext {
     return this.nodes.map((node) => ({ ...node, input: node.input.map(rename), output: node.output.map(rename) }));
   }
 
+  finalNames(): ReadonlyMap<Tensor, string> {
+    return new Map([...this.names].map(([tensor, name]) => [tensor, this.renamed.get(name) ?? name]));
+  }
+
   /** The ONNX name of a traced value, after whatever it depends on has been written. */
   private value(root: Tensor): string {
     const stack: Node[] = [root.node];
@@ -131,6 +153,7 @@ class Emitter implements EmitContext {
     }
     const value = constantValue(node.outputs[0]!);
     const inputs = node.inputs.map((input) => this.names.get(input)!);
+    this.current = node;
     const made = value
       ? [this.constant(value, node.attributes.name as string | undefined)]
       : (node.op.emit?.(this, node, inputs) ??
@@ -151,10 +174,12 @@ class Emitter implements EmitContext {
     const names = Array.from({ length: outputs }, () => this.fresh());
     for (const name of names) this.produced.add(name);
     if (domain !== '') this.usesContrib = true;
+    const nodeName = `${type}_${this.nodes.length}`;
+    if (this.current) this.origins.set(nodeName, this.current);
     this.nodes.push({
       opType: type,
       domain,
-      name: `${type}_${this.nodes.length}`,
+      name: nodeName,
       input: [...inputs],
       output: names,
       attribute: Object.entries(attributes).map(([name, value]) => attribute(name, value, floatAttributes.has(name))),

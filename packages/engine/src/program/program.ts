@@ -8,7 +8,8 @@ import { placeholder } from '../tensor.js';
 import { isTensor } from '../transforms/grad.js';
 import type { Tree } from '../tree.js';
 import { leaves, mapTree } from '../tree.js';
-import { emit } from './emitter.js';
+import { emitGraph, type TracedGraph } from './graph.js';
+import { printGraph } from './print.js';
 import type { SharedSession } from './session-cache.js';
 import { shareSession } from './session-cache.js';
 
@@ -35,6 +36,7 @@ export class Program<I, O> {
     readonly name: string,
     private readonly specs: ReadonlyMap<string, TensorSpec>,
     private readonly result: Tree<Tensor>,
+    private readonly graph: TracedGraph,
     private shared: SharedSession | undefined,
   ) {}
 
@@ -48,9 +50,9 @@ export class Program<I, O> {
     const result = fn(inputs as TracedTree<S>);
     const named = (tree: Tree<Tensor>, prefix: string) =>
       Object.fromEntries(leaves(tree, isTensor).map(([path, tensor]) => [`${prefix}/${path}`, tensor]));
-    const model = emit(named(inputs, 'in'), named(result, 'out'), { name });
-    const shared = await shareSession(model, session);
-    return new Program(name, new Map(leaves<TensorSpec>(specs, isSpec)), result, shared);
+    const graph = { name, inputs: named(inputs, 'in'), outputs: named(result, 'out') };
+    const shared = await shareSession(emitGraph(graph).model, session);
+    return new Program(name, new Map(leaves<TensorSpec>(specs, isSpec)), result, graph, shared);
   }
 
   /**
@@ -64,6 +66,11 @@ export class Program<I, O> {
     const fetches = Object.fromEntries(leaves(this.result, isTensor).map(([path]) => [`out/${path}`, null]));
     const outputs = await runSession(this.shared.session, feeds, fetches);
     return mapTree<Tensor, HostTensor>(this.result, isTensor, (_, path) => toHost(outputs[`out/${path}`]!)) as O;
+  }
+
+  /** The traced program, one line an operator, with the line of user code that asked for it. */
+  print(): string {
+    return printGraph(this.graph);
   }
 
   async dispose(): Promise<void> {

@@ -4,7 +4,7 @@ import { EngineError } from '../errors.js';
 import type { HostTensor } from '../host-tensor.js';
 import type { Named } from '../optim/optimizer.js';
 import type { Tensor } from '../tensor.js';
-import { emit } from './emitter.js';
+import { emitGraph, type TracedGraph } from './graph.js';
 import type { SharedSession } from './session-cache.js';
 import { shareSession } from './session-cache.js';
 import type { ProgramState } from './state.js';
@@ -29,6 +29,7 @@ export class StateProgram {
     private readonly reads: readonly string[],
     readonly writes: readonly string[],
     private readonly results: readonly string[],
+    readonly graph: TracedGraph,
     private shared: SharedSession | undefined,
   ) {}
 
@@ -41,11 +42,12 @@ export class StateProgram {
     const prefixed = (values: Named<Tensor>, prefix: string) =>
       Object.fromEntries(Object.entries(values).map(([key, tensor]) => [`${prefix}/${key}`, tensor]));
     const outputs = { ...prefixed(trace.writes, 'new'), ...prefixed(trace.results, 'result') };
-    const model = emit({ ...trace.reads, ...trace.given }, outputs, { name });
+    const graph = { name, inputs: { ...trace.reads, ...trace.given }, outputs };
+    const { model } = emitGraph(graph);
     const resident = state.resident(Object.keys(trace.writes));
     const shared = await shareSession(model, { ...options, resident });
     const [reads, writes, results] = [trace.reads, trace.writes, trace.results].map(Object.keys);
-    return new StateProgram(name, state, reads!, writes!, results!, shared);
+    return new StateProgram(name, state, reads!, writes!, results!, graph, shared);
   }
 
   /**

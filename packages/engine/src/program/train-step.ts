@@ -7,6 +7,7 @@ import type { Named } from '../optim/optimizer.js';
 import type { Tensor, TensorSpec } from '../tensor.js';
 import { scalar } from '../tensor.js';
 import { valueAndGrad } from '../transforms/grad.js';
+import { printGraph } from './print.js';
 import { ProgramState } from './state.js';
 import type { StateTrace } from './state-program.js';
 import { StateProgram } from './state-program.js';
@@ -162,6 +163,13 @@ export class TrainStep<B extends Named<TensorSpec>> {
   async restore(snapshot: Named<HostTensor>): Promise<void> {
     await this.state.write(snapshot);
     this.waiting = 'whole' in this.programs ? 0 : Number(snapshot['sum/count']!.data[0]);
+  }
+
+  /** The traced programs, one line an operator, with the line of user code that asked for it. */
+  print(): string {
+    return Object.values<StateProgram>(this.programs)
+      .map(({ graph }) => printGraph(graph))
+      .join('\n\n');
   }
 
   async dispose(): Promise<void> {

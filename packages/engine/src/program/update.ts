@@ -8,6 +8,7 @@ import { cast } from '../ops/compare.js';
 import { clipByGlobalNorm } from '../optim/clip.js';
 import type { Named, Optimizer } from '../optim/optimizer.js';
 import type { Schedule } from '../optim/schedule.js';
+import { Source, withSource } from '../source.js';
 import type { Tensor, TensorSpec } from '../tensor.js';
 import { constant, placeholder } from '../tensor.js';
 import { checkInputs } from './program.js';
@@ -146,18 +147,24 @@ export function traceUpdate(
   factor: Tensor | number,
   { optimizer, schedule, clipNorm }: UpdateOptions,
 ): { writes: Record<string, Tensor>; metrics: Record<string, Tensor> } {
-  const { gradients: used, norm } =
+  const { gradients: used, norm } = named('clipping', () =>
     clipNorm === undefined
       ? { gradients: scaled(gradients, factor), norm: undefined }
-      : clipByGlobalNorm(gradients, clipNorm, factor);
-  const count = add(state.step!, 1);
-  const at = { step: cast(count, 'float32'), lr: schedule(cast(count, 'float32')) };
-  const updated = optimizer.update(used, under(state, 'optimizer'), under(state, 'param'), at);
+      : clipByGlobalNorm(gradients, clipNorm, factor),
+  );
+  const count = named('step count', () => add(state.step!, 1));
+  const at = named('schedule', () => ({ step: cast(count, 'float32'), lr: schedule(cast(count, 'float32')) }));
+  const updated = named('optimizer', () =>
+    optimizer.update(used, under(state, 'optimizer'), under(state, 'param'), at),
+  );
   return {
     writes: { step: count, ...prefixed(updated.params, 'param'), ...prefixed(updated.state, 'optimizer') },
     metrics: { lr: at.lr, ...(norm && { gradientNorm: norm }) },
   };
 }
+
+/** In listings and profiles this work stands under its name: it belongs to no line of the model. */
+const named = <T>(name: string, trace: () => T): T => withSource(Source.named(name), trace, false);
 
 const scaled = (gradients: Named<Tensor>, factor: Tensor | number): Named<Tensor> =>
   Object.fromEntries(Object.entries(gradients).map(([name, gradient]) => [name, mul(gradient, factor)]));
