@@ -46,7 +46,7 @@ const close = (what: string, got: HostTensor, wanted: HostTensor) => {
   expect(got.dtype, what).toBe(wanted.dtype);
   expect(got.shape, what).toEqual(wanted.shape);
   const tolerance = got.dtype === 'float64' ? 1e-9 : 2e-5;
-  const largest = Math.max(1e-2, ...Array.from(wanted.data, (value) => Math.abs(Number(value))));
+  const largest = Math.max(1e-2, ...[...wanted.data].map((value) => Math.abs(Number(value))));
   for (const [i, value] of wanted.data.entries()) {
     const error = Math.abs(Number(got.data[i]) - Number(value)) / largest;
     if (!(error <= tolerance)) {
