@@ -22,7 +22,7 @@ export {
   toOnnxTensor,
   writeOnnx,
 } from './onnx/model.js';
-export { clip, elu, geluTanh, hardSwish, leakyRelu, silu, softplus } from './ops/activations.js';
+export { clip, elu, hardSwish, leakyRelu, silu, softplus } from './ops/activations.js';
 export { add, div, expand, mul, neg, type Operand, type ReduceOptions, sizeOf, sub, sum } from './ops/arithmetic.js';
 export { type AttentionOptions, attention, rotary } from './ops/attention.js';
 export {
@@ -48,6 +48,7 @@ export {
   exp,
   floor,
   gelu,
+  geluTanh,
   log,
   pow,
   relu,

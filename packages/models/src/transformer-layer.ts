@@ -1,15 +1,15 @@
 import {
   add,
+  attention,
   cast,
   type Dim,
+  expand,
   gelu,
   layerNorm,
   linear,
-  matMul,
   mul,
   relu,
   reshape,
-  softmax,
   sub,
   type Tensor,
   transpose,
@@ -43,6 +43,9 @@ export interface Backbone {
   readonly packing?: Packing;
 }
 
+/** A backbone whose tokens stand in rows between the layers. */
+type InRows = Backbone & { readonly packing: Packing };
+
 /** How packed hidden states [tokens, hidden] become a padded batch for attention, and back. See `packing.ts`. */
 export interface Packing {
   toBatch(x: Tensor): Tensor;
@@ -64,38 +67,35 @@ export interface LayerNames {
 /**
  * Post-norm transformer encoder layer: Vaswani et al. 2017, section 3.1, arXiv:1706.03762, with BERT's activation.
  *
- * @param x         [batch, seq, hidden]
+ * @param x         [tokens, hidden]
  * @param scoreBias added to the scaled scores, broadcasts to [batch, heads, seq, seq]
  */
-export function transformerLayer(backbone: Backbone, x: Tensor, scoreBias: Tensor, names: LayerNames): Tensor {
+function transformerLayer(backbone: InRows, x: Tensor, scoreBias: Tensor, names: LayerNames): Tensor {
   const attended = selfAttention(backbone, x, scoreBias, names);
   const y = norm(backbone, add(attended, x), names.attentionNorm);
-  const up = dense(backbone, y, names.up); // [batch, seq, intermediate]
+  const up = dense(backbone, y, names.up); // [tokens, intermediate]
   const active = backbone.config.activation === 'gelu' ? gelu(up) : relu(up);
   return norm(backbone, add(dense(backbone, active, names.down), y), names.outputNorm);
 }
 
 /** softmax(Q Kᵀ / √d + bias) V, heads side by side, then the output projection. */
-function selfAttention(backbone: Backbone, x: Tensor, scoreBias: Tensor, names: LayerNames): Tensor {
-  const { packing } = backbone;
+function selfAttention(backbone: InRows, x: Tensor, scoreBias: Tensor, names: LayerNames): Tensor {
   const { heads, hidden } = backbone.config;
+  const { toBatch, toTokens } = backbone.packing;
   const width = hidden / heads;
   const split = (name: string): Tensor => {
-    const flat = dense(backbone, x, name);
-    const padded = packing ? packing.toBatch(flat) : flat; // [batch, seq, hidden]
+    const padded = toBatch(dense(backbone, x, name)); // [batch, seq, hidden]
     const [batch, seq] = padded.shape as [Dim, Dim, Dim];
     return transpose(reshape(padded, [batch, seq, heads, width]), [0, 2, 1, 3]); // [batch, heads, seq, width]
   };
-  const alpha = 1 / Math.sqrt(width);
-  const scores = matMul(split(names.query), split(names.key), { transposeB: true, alpha }); // [batch, heads, seq, seq]
-  const context = matMul(softmax(add(scores, scoreBias)), split(names.value)); // [batch, heads, seq, width]
+  const context = attention(split(names.query), split(names.key), split(names.value), { bias: scoreBias });
   const [batch, , seq] = context.shape as [Dim, Dim, Dim, Dim];
   const merged = reshape(transpose(context, [0, 2, 1, 3]), [batch, seq, hidden]);
-  return dense(backbone, packing ? packing.toTokens(merged) : merged, names.attentionOutput);
+  return dense(backbone, toTokens(merged), names.attentionOutput);
 }
 
 /**
- * All layers, on packed tokens if there is a packing.
+ * All layers. Between them tokens stand in rows, [tokens, hidden]: packed if there is a packing, else as they come.
  *
  * @param x     [batch, seq, hidden]
  * @param names the modules of a layer, from 0
@@ -106,19 +106,29 @@ export function transformerLayers(
   scoreBias: Tensor,
   names: (layer: number) => LayerNames,
 ): Tensor {
-  const { packing, config } = backbone;
-  let state = packing ? packing.toTokens(x) : x;
-  for (let layer = 0; layer < config.layers; layer++) {
-    state = transformerLayer(backbone, state, scoreBias, names(layer));
+  const hidden = x.shape.at(-1)!;
+  const inRows: Packing = {
+    toBatch: (rows) => reshape(rows, [...x.shape.slice(0, -1), rows.shape.at(-1)!]),
+    toTokens: (batch) => reshape(batch, [-1, hidden]),
+  };
+  const packing = backbone.packing ?? inRows;
+  let state = packing.toTokens(x);
+  for (let layer = 0; layer < backbone.config.layers; layer++) {
+    state = transformerLayer({ ...backbone, packing }, state, scoreBias, names(layer));
   }
-  return packing ? packing.toBatch(state) : state;
+  return packing.toBatch(state);
 }
 
-/** 0 on real tokens, so low on padding that its weight underflows to exactly 0. @returns [batch, 1, 1, seq] */
+/**
+ * 0 on real tokens, so low on padding that its weight underflows to exactly 0. Repeated for every query once, because
+ * every layer would repeat it in short runs otherwise.
+ *
+ * @returns [batch, 1, seq, seq]
+ */
 export function maskBias(attentionMask: Tensor): Tensor {
   const [batch, seq] = attentionMask.shape as [Dim, Dim];
   const padding = sub(1, cast(attentionMask, 'float32'));
-  return reshape(mul(padding, -1e9), [batch, 1, 1, seq]);
+  return expand(reshape(mul(padding, -1e9), [batch, 1, 1, seq]), [batch, 1, seq, seq]);
 }
 
 export function dense({ weights, linear }: Backbone, x: Tensor, name: string): Tensor {

@@ -1,7 +1,7 @@
 import type { Tensor } from '../tensor.js';
 import { add, div, mul, neg, sub } from './arithmetic.js';
 import { greater, maximum, minimum, where } from './compare.js';
-import { abs, exp, log, relu, sigmoid, tanh } from './elementwise.js';
+import { abs, exp, log, relu, sigmoid } from './elementwise.js';
 
 /** x σ(x), also called Swish. Elfwing et al. 2018, arXiv:1702.03118. */
 export const silu = (x: Tensor): Tensor =>
@@ -19,12 +19,6 @@ export const elu = (x: Tensor, alpha = 1): Tensor => where(greater(x, 0), x, mul
 
 /** x · clip(x / 6 + 1/2, 0, 1). Howard et al. 2019, arXiv:1905.02244. */
 export const hardSwish = (x: Tensor): Tensor => mul(x, clip(add(mul(x, 1 / 6), 0.5), 0, 1));
-
-/** Gaussian error linear unit by its tanh approximation. Hendrycks & Gimpel 2016, arXiv:1606.08415. */
-export const geluTanh = (x: Tensor): Tensor => {
-  const inner = mul(add(x, mul(mul(x, mul(x, x)), 0.044715)), Math.sqrt(2 / Math.PI));
-  return mul(mul(x, 0.5), add(tanh(inner), 1));
-};
 
 /** Elements held between two bounds; the gradient passes inside them. */
 export const clip = (x: Tensor, low: number, high: number): Tensor => minimum(maximum(x, low), high);

@@ -7,7 +7,7 @@ import type { Op, Tensor, Vjp } from '../tensor.js';
 import { apply, scalar, scalarValue } from '../tensor.js';
 import { alignExample, elementwise, shiftAxes } from './batching.js';
 import { broadcastShapes, normalizeAxis } from './broadcast.js';
-import { reshape } from './shape.js';
+import { beforeReshape, reshape } from './shape.js';
 
 /** What arithmetic takes: a traced value, or a number of the other operand's dtype. */
 export type Operand = Tensor | number;
@@ -80,6 +80,16 @@ export function mul(a: Operand, b: Operand): Tensor {
   if (scalarValue(y) === 1) return x;
   if (scalarValue(x) === 1) return y;
   return apply(mulOp, [x, y]);
+}
+
+/** `x` as a product with a scalar, also through a reshape; undefined if it is none. */
+export function scaledByScalar(x: Tensor): { rest: Tensor; factor: Tensor } | undefined {
+  const source = beforeReshape(x) ?? x;
+  if (source.node.op !== mulOp) return undefined;
+  const [a, b] = source.node.inputs as [Tensor, Tensor];
+  if (a.rank > 0 === b.rank > 0) return undefined;
+  const [rest, factor] = b.rank === 0 ? [a, b] : [b, a];
+  return { rest: reshape(rest, x.shape), factor };
 }
 
 export function div(a: Operand, b: Operand): Tensor {

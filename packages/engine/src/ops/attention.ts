@@ -1,6 +1,9 @@
 import type { Dim } from '../dims.js';
+import type { DType } from '../host-tensor.js';
 import type { Tensor } from '../tensor.js';
-import { add, mul, neg } from './arithmetic.js';
+import { scalar } from '../tensor.js';
+import { customVjp } from '../transforms/custom-vjp.js';
+import { add, mul, neg, sub, sum, sumTo } from './arithmetic.js';
 import { greater, where } from './compare.js';
 import { arange, concat, slice } from './indexing.js';
 import { matMul } from './matmul.js';
@@ -26,15 +29,48 @@ export interface AttentionOptions {
  */
 export function attention(q: Tensor, k: Tensor, v: Tensor, { bias, causal, scale }: AttentionOptions = {}): Tensor {
   const alpha = scale ?? 1 / Math.sqrt(q.shape.at(-1) as number);
-  let scores = matMul(q, k, { transposeB: true, alpha });
-  if (bias) scores = add(scores, bias);
-  if (causal) scores = where(laterKeys(q.shape.at(-2)!, k.shape.at(-2)!), -1e9, scores);
-  return matMul(softmax(scores), v);
+  const unseen = causal ? laterKeys(q.shape.at(-2)!, k.shape.at(-2)!, q.dtype) : undefined;
+  const added = bias && unseen ? add(bias, unseen) : (bias ?? unseen);
+  return scaledAttention(alpha)(q, k, v, ...(added ? [added] : []));
 }
 
-/** true where a key stands after the query: bool [queries, keys]. */
-function laterKeys(queries: Dim, keys: Dim): Tensor {
-  return greater(reshape(arange(keys), [1, keys]), reshape(arange(queries), [queries, 1]));
+/**
+ * Attention with its own gradient. With P the weights, O = P V and dP = dO Vᵀ, that of the scores is P ∘ (dP − Σ dP ∘ P),
+ * and Σ dP ∘ P = Σ dO ∘ O over the width of a head instead of all keys (Dao et al. 2022, section 3.1 and appendix B.2,
+ * arXiv:2205.14135). P and O are those of the forward pass: equal operators are written once.
+ */
+function scaledAttention(alpha: number) {
+  const weigh = (q: Tensor, k: Tensor, bias?: Tensor) => {
+    const scores = matMul(q, k, { transposeB: true, alpha });
+    return softmax(bias ? add(scores, bias) : scores);
+  };
+  return customVjp(
+    (...[q, k, v, bias]: readonly Tensor[]) => matMul(weigh(q!, k!, bias), v!),
+    ([q, k, v, bias], dO) => {
+      const P = weigh(q!, k!, bias);
+      const O = matMul(P, v!);
+      const dScores = mul(
+        P,
+        sub(matMul(dO, v!, { transposeB: true }), sum(mul(dO, O), { axes: [-1], keepDims: true })),
+      );
+      const to = (x: Tensor, dx: Tensor) => sumTo(dx, x.shape, [...O.shape.slice(0, -2), ...x.shape.slice(-2)]);
+      return [
+        to(q!, matMul(dScores, k!, { alpha })),
+        to(k!, matMul(dScores, q!, { transposeA: true, alpha })),
+        to(v!, matMul(P, dO, { transposeA: true })),
+        ...(bias ? [sumTo(dScores, bias.shape, dScores.shape)] : []),
+      ];
+    },
+  );
+}
+
+/**
+ * Very low where a key stands after the query, else 0: [queries, keys]. It is added, not chosen by a condition: the
+ * backward pass then has nothing to do, as what softmax makes of it is exactly 0.
+ */
+function laterKeys(queries: Dim, keys: Dim, dtype: DType): Tensor {
+  const later = greater(reshape(arange(keys), [1, keys]), reshape(arange(queries), [queries, 1]));
+  return where(later, scalar(dtype === 'float16' ? -6e4 : -1e9, dtype), scalar(0, dtype));
 }
 
 /**

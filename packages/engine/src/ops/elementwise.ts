@@ -38,11 +38,22 @@ const reluOp: Op = {
 };
 /** Exact GELU, x Φ(x) (Hendrycks & Gimpel 2016, arXiv:1606.08415), as ONNX's fused operator (opset 20). */
 const geluOp = unaryOp('Gelu', (x) => {
-  // d/dx x Φ(x) = Φ(x) + x φ(x)
-  const cdf = add(mul(erf(mul(x, Math.SQRT1_2)), 0.5), 0.5);
-  const density = mul(exp(mul(mul(x, x), -0.5)), 1 / Math.sqrt(2 * Math.PI));
-  return add(cdf, mul(x, density));
+  // d/dx x Φ(x) = Φ(x) + x φ(x); with u = x/√2 that is (1 + erf u)/2 + u e^(−u²)/√π, in as few passes as there are.
+  const u = mul(x, Math.SQRT1_2);
+  const cdf = add(mul(erf(u), 0.5), 0.5);
+  return add(cdf, mul(u, exp(sub(-0.5 * Math.log(Math.PI), mul(u, u)))));
 });
+/** GELU by its tanh approximation, x σ(2 a (x + b x³)) with a = √(2/π), b = 0.044715, as ONNX's fused operator. */
+const geluTanhOp: Op = {
+  ...unaryOp('GeluTanh', (x) => {
+    const [a, b] = [2 * Math.sqrt(2 / Math.PI), 2 * Math.sqrt(2 / Math.PI) * 0.044715];
+    const square = mul(x, x);
+    const gate = sigmoid(mul(x, add(mul(square, b), a)));
+    const slope = mul(x, add(mul(square, 3 * b), a));
+    return add(gate, mul(slope, mul(gate, sub(1, gate))));
+  }),
+  emit: (context, _, inputs) => context.node('Gelu', inputs, { approximate: 'tanh' }),
+};
 // x^p, p a constant exponent
 const powOp: Op = {
   name: 'Pow',
@@ -71,6 +82,8 @@ export const sigmoid = (x: Tensor): Tensor => apply(sigmoidOp, [x]);
 export const erf = (x: Tensor): Tensor => apply(erfOp, [x]);
 export const relu = (x: Tensor): Tensor => apply(reluOp, [x]);
 export const gelu = (x: Tensor): Tensor => apply(geluOp, [x]);
+/** Gaussian error linear unit by its tanh approximation. Hendrycks & Gimpel 2016, arXiv:1606.08415. */
+export const geluTanh = (x: Tensor): Tensor => apply(geluTanhOp, [x]);
 /** -1, 0 or 1; its gradient is zero everywhere and is not traced. */
 export const sign = (x: Tensor): Tensor => apply(signOp, [x]);
 

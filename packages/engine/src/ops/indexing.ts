@@ -4,7 +4,7 @@ import { EngineError } from '../errors.js';
 import type { DType } from '../host-tensor.js';
 import { hostTensor } from '../host-tensor.js';
 import type { Attributes, Op, Tensor } from '../tensor.js';
-import { apply, requireDtype } from '../tensor.js';
+import { apply, applyAll, requireDtype, scalar } from '../tensor.js';
 import { add, expand, mul, sizeOf } from './arithmetic.js';
 import { shiftAxes, shiftAxesOfAll } from './batching.js';
 import { normalizeAxis } from './broadcast.js';
@@ -254,6 +254,27 @@ export function cumSum(x: Tensor, axis: number, reverse = false): Tensor {
   return apply(cumSumOp, [x], { axis: normalizeAxis('cumSum', axis, x.rank), reverse } satisfies Attributes);
 }
 
+const splitOp: Op = {
+  name: 'Split',
+  shape: ([x], { sizes, axis }) =>
+    (sizes as number[]).map((size) => ({
+      dtype: x!.dtype,
+      shape: x!.shape.map((dim, i) => (i === axis ? size : dim)),
+    })),
+  emit: (context, node, [x]) => {
+    const { sizes, axis } = node.attributes as { sizes: number[]; axis: number };
+    const parts = context.constant(hostTensor('int64', [sizes.length], sizes));
+    return context.node('Split', [x!, parts], { axis }, { outputs: sizes.length });
+  },
+  vjp: (_, _dy, { outputs, attributes, cotangents }) => {
+    const whole = cotangents.map(
+      (cotangent, i) => cotangent ?? expand(scalar(0, outputs[i]!.dtype), outputs[i]!.shape),
+    );
+    return [concat(whole, attributes.axis as number)];
+  },
+  batch: shiftAxes('axis'),
+};
+
 /** Cuts an axis into parts of the given sizes, which must add up to it. */
 export function split(x: Tensor, sizes: readonly number[], axis = -1): Tensor[] {
   const at = normalizeAxis('split', axis, x.rank);
@@ -264,12 +285,7 @@ export function split(x: Tensor, sizes: readonly number[], axis = -1): Tensor[] 
       `split: parts of ${sizes.join(' + ')} do not make axis ${at} of ${showShape(x.shape)}`,
     );
   }
-  let start = 0;
-  return sizes.map((size) => {
-    const part = slice(x, at, start, start + size);
-    start += size;
-    return part;
-  });
+  return sizes.length === 1 ? [x] : [...applyAll(splitOp, [x], { sizes: [...sizes], axis: at })];
 }
 
 /** The tensor repeated, `repeats` times an axis. */

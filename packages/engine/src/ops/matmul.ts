@@ -3,8 +3,8 @@ import { showShape } from '../dims.js';
 import { EngineError } from '../errors.js';
 import { hostTensor } from '../host-tensor.js';
 import type { Attributes, Op, Tensor } from '../tensor.js';
-import { apply } from '../tensor.js';
-import { add, sumTo } from './arithmetic.js';
+import { apply, scalarValue } from '../tensor.js';
+import { add, mul, scaledByScalar, sumTo } from './arithmetic.js';
 import { alignExample } from './batching.js';
 import { broadcastShapes } from './broadcast.js';
 import { beforeSwap, reshape } from './shape.js';
@@ -96,19 +96,37 @@ const matMulOp: Op = {
  * @throws EngineError SHAPE_MISMATCH when inner sizes or leading axes do not fit
  */
 export function matMul(a: Tensor, b: Tensor, options: MatMulOptions = {}): Tensor {
-  let { transposeA = false, transposeB = false } = options;
+  let { transposeA = false, transposeB = false, alpha = 1 } = options;
   const [plainA, plainB] = [beforeSwap(a), beforeSwap(b)];
   if (plainA) transposeA = !transposeA;
   if (plainB) transposeB = !transposeB;
-  const [x, y] = [plainA ?? a, plainB ?? b];
-  const flags = { transposeA, transposeB, alpha: options.alpha ?? 1 };
+  let [x, y] = [plainA ?? a, plainB ?? b];
+  // A factor that is a number goes into the product's own; any other scalar goes to whichever is smaller.
+  let after: Tensor | undefined;
+  const withoutFactor = (operand: Tensor, isLarger: boolean): Tensor => {
+    const scaled = scaledByScalar(operand);
+    const number = scaled && scalarValue(scaled.factor);
+    if (!scaled || (number === undefined && !isLarger)) return operand;
+    if (number !== undefined) alpha *= number;
+    else after = after ? mul(after, scaled.factor) : scaled.factor;
+    return scaled.rest;
+  };
+  if (x.rank >= 2 && y.rank >= 2) {
+    const [m, inner] = lastTwo(x, transposeA);
+    const [, n] = lastTwo(y, transposeB);
+    [x, y] = [withoutFactor(x, isMore(inner, n)), withoutFactor(y, isMore(inner, m))];
+  }
+  const flags = { transposeA, transposeB, alpha };
+  const times = (product: Tensor) => (after ? mul(product, after) : product);
   // One large product instead of many small ones, and a weight gradient that is one product as well.
   if (y.rank === 2 && x.rank > 2 && !transposeA) {
-    const flat = apply(matMulOp, [reshape(x, [-1, x.shape.at(-1)!]), y], flags);
+    const flat = times(apply(matMulOp, [reshape(x, [-1, x.shape.at(-1)!]), y], flags));
     return reshape(flat, [...x.shape.slice(0, -1), flat.shape[1]!]);
   }
-  return apply(matMulOp, [x, y], flags as Attributes);
+  return times(apply(matMulOp, [x, y], flags as Attributes));
 }
+
+const isMore = (a: Dim, b: Dim): boolean => typeof a === 'number' && typeof b === 'number' && a > b;
 
 const gemmOp: Op = {
   name: 'Gemm',

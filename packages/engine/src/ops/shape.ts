@@ -54,6 +54,10 @@ export function reshape(x: Tensor, shape: readonly Dim[]): Tensor {
   return sameShape(source.shape, target) ? source : apply(reshapeOp, [source], { shape: target });
 }
 
+/** The tensor before a reshape, if `x` is one. */
+export const beforeReshape = (x: Tensor): Tensor | undefined =>
+  x.node.op === reshapeOp ? x.node.inputs[0] : undefined;
+
 /** Adds axes of size 1, counted in the result. */
 export function unsqueeze(x: Tensor, ...axes: number[]): Tensor {
   const rank = x.rank + axes.length;

@@ -3,6 +3,7 @@ import { add, div, mul, sub } from '../ops/arithmetic.js';
 import { exp, sqrt } from '../ops/elementwise.js';
 import type { Tensor } from '../tensor.js';
 import type { Optimizer } from './optimizer.js';
+import { updateTogether } from './together.js';
 
 export interface AdamWOptions {
   readonly beta1?: number;
@@ -36,21 +37,28 @@ export function adamW(options: AdamWOptions = {}): Optimizer {
         ]),
       ),
     update: (gradients, state, params, { lr, step }) => {
-      const newParams: Record<string, Tensor> = {};
-      const newState: Record<string, Tensor> = {};
       const remaining = (beta: number) => sub(1, exp(mul(step, Math.log(beta)))); // 1 − βᵗ
       const s = sqrt(mul(remaining(beta2), 1 / (1 - beta2)));
       const rate = mul(div(mul(lr, 1 - beta1), remaining(beta1)), s);
       const shift = mul(s, epsilon);
-      for (const [name, p] of Object.entries(params)) {
-        const g = gradients[name]!;
-        const first = add(mul(state[`${name}/first`]!, beta1), g);
-        const second = add(mul(state[`${name}/second`]!, beta2), mul(g, g));
-        const scale = lrScale(name);
-        const kept = weightDecay > 0 && decays(name) ? mul(p, sub(1, mul(lr, weightDecay * scale))) : p;
-        newParams[name] = sub(kept, mul(div(first, add(sqrt(second), shift)), mul(rate, scale)));
-        newState[`${name}/first`] = first;
-        newState[`${name}/second`] = second;
+      const updated = updateTogether(
+        Object.keys(params),
+        (name) => `${decays(name)} ${lrScale(name)}`,
+        (name) => [params[name]!, gradients[name]!, state[`${name}/first`]!, state[`${name}/second`]!],
+        ([p, g, oldFirst, oldSecond], name) => {
+          const first = add(mul(oldFirst!, beta1), g!);
+          const second = add(mul(oldSecond!, beta2), mul(g!, g!));
+          const scale = lrScale(name);
+          const kept = weightDecay > 0 && decays(name) ? mul(p!, sub(1, mul(lr, weightDecay * scale))) : p!;
+          return [sub(kept, mul(div(first, add(sqrt(second), shift)), mul(rate, scale))), first, second];
+        },
+      );
+      const newParams: Record<string, Tensor> = {};
+      const newState: Record<string, Tensor> = {};
+      for (const [name, [p, first, second]] of updated) {
+        newParams[name] = p!;
+        newState[`${name}/first`] = first!;
+        newState[`${name}/second`] = second!;
       }
       return { params: newParams, state: newState };
     },
