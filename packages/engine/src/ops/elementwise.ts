@@ -44,12 +44,12 @@ const geluOp = unaryOp('Gelu', (x) => {
   return add(cdf, mul(u, exp(sub(-0.5 * Math.log(Math.PI), mul(u, u)))));
 });
 /** GELU by its tanh approximation, x σ(2 a (x + b x³)) with a = √(2/π), b = 0.044715, as ONNX's fused operator. */
+const [tanhLinear, tanhCubic] = [2 * Math.sqrt(2 / Math.PI), 2 * Math.sqrt(2 / Math.PI) * 0.044715];
+const tanhGate = (x: Tensor) => sigmoid(mul(x, add(mul(mul(x, x), tanhCubic), tanhLinear)));
 const geluTanhOp: Op = {
   ...unaryOp('GeluTanh', (x) => {
-    const [a, b] = [2 * Math.sqrt(2 / Math.PI), 2 * Math.sqrt(2 / Math.PI) * 0.044715];
-    const square = mul(x, x);
-    const gate = sigmoid(mul(x, add(mul(square, b), a)));
-    const slope = mul(x, add(mul(square, 3 * b), a));
+    const gate = tanhGate(x);
+    const slope = mul(x, add(mul(mul(x, x), 3 * tanhCubic), tanhLinear));
     return add(gate, mul(slope, mul(gate, sub(1, gate))));
   }),
   emit: (context, _, inputs) => context.node('Gelu', inputs, { approximate: 'tanh' }),
@@ -83,7 +83,7 @@ export const erf = (x: Tensor): Tensor => apply(erfOp, [x]);
 export const relu = (x: Tensor): Tensor => apply(reluOp, [x]);
 export const gelu = (x: Tensor): Tensor => apply(geluOp, [x]);
 /** Gaussian error linear unit by its tanh approximation. Hendrycks & Gimpel 2016, arXiv:1606.08415. */
-export const geluTanh = (x: Tensor): Tensor => apply(geluTanhOp, [x]);
+export const geluTanh = (x: Tensor): Tensor => (x.dtype === 'float64' ? mul(x, tanhGate(x)) : apply(geluTanhOp, [x])); // the fused one rounds as float32 does
 /** -1, 0 or 1; its gradient is zero everywhere and is not traced. */
 export const sign = (x: Tensor): Tensor => apply(signOp, [x]);
 
