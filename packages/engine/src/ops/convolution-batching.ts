@@ -2,26 +2,34 @@
 import type { Dim } from '../dims.js';
 import { isSymbolic, product } from '../dims.js';
 import { hostTensor } from '../host-tensor.js';
-import type { Attributes, BatchContext, Tensor } from '../tensor.js';
+import type { Attributes, BatchContext, BatchRule, Tensor } from '../tensor.js';
 import { apply, constant } from '../tensor.js';
+import { add } from './arithmetic.js';
 import { gather, pad, scatterAdd, slice } from './indexing.js';
 import { matMul } from './matmul.js';
 import { reshape, transpose, unsqueeze } from './shape.js';
+import type { Geometry as ConvolutionGeometry, WeightGradient } from './weight-gradient.js';
 
-type Geometry = { strides: number[]; padding: number[]; dilations: number[]; group: number; sizes?: number[] };
+type Geometry = ConvolutionGeometry & { sizes?: number[] };
 
 /**
  * Conv and ConvTranspose of a batch. With one weight for all, the batch goes into the images. With a weight for each
  * example, and few enough to be counted, every example becomes a group of its own; a symbolic number of groups does not
  * exist, so then the convolution is written out as a matrix product of patches.
  *
- * @param inputs x [batch?, n, in, ...size], weight [batch?, ...]
+ * @param inputs x [batch?, n, in, ...size], weight [batch?, ...], bias [batch?, out] if any
  * @returns      [batch, n, out, ...size']
  */
-export function batchConvolution([x, w]: readonly Tensor[], context: BatchContext): Tensor {
+export function batchConvolution([x, w, bias]: readonly Tensor[], context: BatchContext): Tensor {
   const { node, batched, size, full } = context;
   const { group } = node.attributes as Geometry;
   const shape = node.outputs[0]!.shape;
+  if (bias) {
+    const plain =
+      batched[0] || batched[1] ? batchConvolution([x!, w!], context) : apply(node.op, [x!, w!], node.attributes);
+    const flat = [...(batched[2] ? [size] : []), 1, shape[1]!, ...shape.slice(2).map(() => 1)];
+    return add(plain, reshape(bias, flat));
+  }
   const [n, out, ...places] = shape as [Dim, number, ...number[]];
   const spatial = places.map((_, i) => i + 3);
   const run = (image: Tensor, weight: Tensor, groups: number) =>
@@ -40,6 +48,23 @@ export function batchConvolution([x, w]: readonly Tensor[], context: BatchContex
   const images = reshape(swapFirst(x!), [n, size * channels, ...x!.shape.slice(3)]);
   const y = run(images, mergeFirst(full(1)), groups);
   return swapFirst(reshape(y, [n, size, out, ...places]));
+}
+
+/**
+ * The weight gradient of a batch: every example is a group of its own, or, of symbolically many, goes through the rules
+ * of the operators it can be `composed` of.
+ */
+export function batchWeightGradient(composed: (x: Tensor, dy: Tensor, at: WeightGradient) => Tensor): BatchRule {
+  return (inputs, { node, batched, size, full, map }) => {
+    const at = node.attributes as WeightGradient;
+    if (isSymbolic(size)) return map(([x, dy]) => [composed(x!, dy!, at)], inputs, batched)[0]!;
+    const [x, dy] = [full(0), full(1)].map((y) => {
+      const images = swapFirst(y);
+      return reshape(images, [images.shape[0]!, product(images.shape.slice(1, 3)), ...images.shape.slice(3)]);
+    });
+    const y = apply(node.op, [x!, dy!], { ...at, group: size * at.group });
+    return reshape(y, [size, ...node.outputs[0]!.shape]);
+  };
 }
 
 /** Weights [batch, ...] of examples as one weight with the batch in its output channels, inside each group. */

@@ -1,12 +1,15 @@
 import type { Dim } from '../dims.js';
-import { isSymbolic, showShape } from '../dims.js';
+import { isSymbolic, product, quotient, showShape } from '../dims.js';
 import { EngineError } from '../errors.js';
+import { hostTensor } from '../host-tensor.js';
 import type { Attributes, Op, Tensor } from '../tensor.js';
 import { apply } from '../tensor.js';
-import { add } from './arithmetic.js';
-import { batchConvolution } from './convolution-batching.js';
+import { sum } from './arithmetic.js';
+import { batchConvolution, batchWeightGradient } from './convolution-batching.js';
 import { slice } from './indexing.js';
 import { reshape, transpose } from './shape.js';
+import type { Geometry, WeightGradient } from './weight-gradient.js';
+import { emitWeightGradient } from './weight-gradient.js';
 
 export interface ConvolutionOptions {
   /** One for every spatial axis, or one a axis; 1 when left out. */
@@ -16,8 +19,6 @@ export interface ConvolutionOptions {
   readonly dilation?: number | readonly number[];
   readonly groups?: number;
 }
-
-type Geometry = { strides: number[]; padding: number[]; dilations: number[]; group: number };
 
 function geometryOf(options: ConvolutionOptions, axes: number): Geometry {
   const each = (value: number | readonly number[] | undefined, fallback: number) =>
@@ -51,8 +52,8 @@ const onnxAttributes = ({ strides, padding, dilations, group }: Geometry) => ({
 
 const convOp: Op = {
   name: 'Conv',
-  /** x [n, in, ...size], w [out, in / groups, ...kernel] -> [n, out, ...] */
-  shape: ([x, w], attributes) => {
+  /** x [n, in, ...size], w [out, in / groups, ...kernel], bias [out] if any -> [n, out, ...] */
+  shape: ([x, w, bias], attributes) => {
     const { strides, padding, dilations, group } = attributes as Geometry;
     const kernel = spatial('conv', w!);
     const [out, inner] = [w!.shape[0]!, w!.shape[1]!];
@@ -68,22 +69,26 @@ const convOp: Op = {
         `conv: input ${showShape(x!.shape)} and weight ${showShape(w!.shape)} do not fit with ${JSON.stringify(attributes)}`,
       );
     }
+    requireBias('conv', bias, out);
     return { dtype: x!.dtype, shape: [x!.shape[0]!, out, ...sizes] };
   },
   emit: (context, node, inputs) => context.node('Conv', inputs, onnxAttributes(node.attributes as Geometry)),
-  vjp: ([x, w], dy, { attributes }) => [
+  vjp: ([x, w, bias], dy, { attributes }) => [
     transposed(dy, w!, attributes as Geometry, spatial('conv', x!)),
     weightGradient(x!, dy, attributes as Geometry, spatial('conv', w!)),
+    bias && biasGradient(dy),
   ],
   batch: batchConvolution,
 };
 
 const transposeOp: Op = {
   name: 'ConvTranspose',
-  /** x [n, in, ...], w [in, out / groups, ...kernel] -> [n, out, ...sizes] */
-  shape: ([x, w], attributes) => {
+  /** x [n, in, ...], w [in, out / groups, ...kernel], bias [out] if any -> [n, out, ...sizes] */
+  shape: ([x, w, bias], attributes) => {
     const { group, sizes } = attributes as Geometry & { sizes: number[] };
-    return { dtype: x!.dtype, shape: [x!.shape[0]!, (w!.shape[1] as number) * group, ...sizes] };
+    const out = (w!.shape[1] as number) * group;
+    requireBias('convTranspose', bias, out);
+    return { dtype: x!.dtype, shape: [x!.shape[0]!, out, ...sizes] };
   },
   emit: (context, node, inputs) => {
     const geometry = node.attributes as Geometry & { sizes: number[] };
@@ -94,9 +99,13 @@ const transposeOp: Op = {
     return context.node('ConvTranspose', inputs, { ...onnxAttributes(geometry), output_padding: extra });
   },
   // The adjoint of a convolution: its gradients are that convolution, and that convolution's weight gradient.
-  vjp: ([x, w], dy, { attributes }) => {
+  vjp: ([x, w, bias], dy, { attributes }) => {
     const { sizes: _, ...geometry } = attributes as Geometry & { sizes: number[] };
-    return [apply(convOp, [dy, w!], geometry), weightGradient(dy, x!, geometry, spatial('conv', w!))];
+    return [
+      apply(convOp, [dy, w!], geometry),
+      weightGradient(dy, x!, geometry, spatial('conv', w!)),
+      bias && biasGradient(dy),
+    ];
   },
   batch: batchConvolution,
 };
@@ -106,21 +115,84 @@ function smallest({ strides, padding, dilations }: Geometry, from: number[], ker
   return (from[i]! - 1) * strides[i]! - 2 * padding[i]! + dilations[i]! * (kernel[i]! - 1) + 1;
 }
 
-function transposed(x: Tensor, w: Tensor, geometry: Geometry, sizes: readonly number[]): Tensor {
-  return apply(transposeOp, [x, w], { ...geometry, sizes });
+/**
+ * The adjoint of a convolution. With stride 1 it is a convolution as well, by mirrored weights: the runtime's kernel for
+ * that is up to three times as fast as its transposed one (see docs/decisions/0004-convolution.md).
+ */
+function transposed(
+  x: Tensor,
+  w: Tensor,
+  geometry: Geometry,
+  sizes: readonly number[],
+  ...bias: readonly Tensor[]
+): Tensor {
+  const { strides, dilations, padding, group } = geometry;
+  const around = spatial('conv', w).map((size, i) => dilations[i]! * (size - 1) - padding[i]!);
+  if (strides.some((stride) => stride !== 1) || around.some((pad) => pad < 0)) {
+    return apply(transposeOp, [x, w, ...bias], { ...geometry, sizes });
+  }
+  const mirrored = apply(mirrorOp, [w], { rows: (w.shape[0] as number) / group });
+  return apply(convOp, [x, mirrored, ...bias], { ...geometry, padding: around });
 }
 
+const mirrorOp: Op = {
+  name: 'MirrorWeight',
+  /** The weight of the adjoint, `rows` outputs a group: [groups · rows, in, ...] -> [groups · in, rows, ...back to front] */
+  shape: ([w], { rows }) => {
+    const [out, inner, ...kernel] = w!.shape as [Dim, number, ...number[]];
+    const groups = quotient(out, rows as number)!;
+    return { dtype: w!.dtype, shape: [product([groups, inner]), rows as number, ...kernel] };
+  },
+  emit: (context, node, [w]) => {
+    const rows = node.attributes.rows as number;
+    const [, inner, ...kernel] = node.inputs[0]!.shape as number[];
+    const taps = kernel.reduce((total, size) => total * size, 1);
+    const whole = (...values: number[]) => context.constant(hostTensor('int64', [values.length], values));
+    const [split] = context.node('Reshape', [w!, whole(-1, rows, inner!, taps)]);
+    const [turned] =
+      taps === 1 ? [split] : context.node('Slice', [split!, whole(-1), whole(-taps - 1), whole(3), whole(-1)]);
+    const [swapped] = context.node('Transpose', [turned!], { perm: [0, 2, 1, 3] });
+    return context.node('Reshape', [swapped!, whole(-1, rows, ...kernel)]);
+  },
+  vjp: ([w], dy) => [apply(mirrorOp, [dy], { rows: w!.shape[1]! })],
+  batch: ([w], { node, size }) => {
+    const merged = reshape(w!, [product(w!.shape.slice(0, 2)), ...w!.shape.slice(2)]);
+    return reshape(apply(mirrorOp, [merged], node.attributes), [size, ...node.outputs[0]!.shape]);
+  },
+};
+
+const weightGradientOp: Op = {
+  name: 'ConvWeightGradient',
+  /** x [n, in, ...size], dy [n, out, ...] -> [out, in / groups, ...kernel] */
+  shape: ([x, dy], attributes) => {
+    const { group, kernel } = attributes as WeightGradient;
+    return { dtype: x!.dtype, shape: [dy!.shape[1]!, (x!.shape[1] as number) / group, ...kernel] };
+  },
+  emit: (context, node, [x, dy]) => emitWeightGradient(context, node, x!, dy!),
+  // Linear in both: the convolution's own two other gradients.
+  vjp: ([x, dy], dw, { attributes }) => {
+    const { kernel: _, ...geometry } = attributes as WeightGradient;
+    return [transposed(dy!, dw, geometry, spatial('conv', x!)), apply(convOp, [x!, dw], geometry)];
+  },
+  batch: batchWeightGradient(batchAndChannelsSwapped),
+};
+
 /**
- * Σ over batch and places of input times cotangent: itself a convolution, with batch and channels changing places and
- * stride and dilation as well. Groups stay groups, so it is closed under differentiation for every geometry.
+ * Σ over batch and places of input times cotangent: the gradient of a convolution to its weight. An operator by itself,
+ * so that however it is computed, its own gradients are plain convolutions again.
  *
  * @returns [out, in / groups, ...kernel]
  */
-function weightGradient(
+function weightGradient(x: Tensor, dy: Tensor, geometry: Geometry, kernel: number[]): Tensor {
+  if (geometry.dilations.at(-1) !== 1) return batchAndChannelsSwapped(x, dy, { ...geometry, kernel });
+  return apply(weightGradientOp, [x, dy], { ...geometry, kernel });
+}
+
+/** The weight gradient as a convolution with batch and channels changing places, and stride and dilation as well. */
+function batchAndChannelsSwapped(
   x: Tensor,
   dy: Tensor,
-  { strides, padding, dilations, group }: Geometry,
-  kernel: readonly number[],
+  { strides, padding, dilations, group, kernel }: WeightGradient,
 ): Tensor {
   const [n, channels, ...sizes] = x.shape as [Dim, number, ...number[]];
   const axes = sizes.map((_, i) => i + 3);
@@ -133,9 +205,15 @@ function weightGradient(
   return transpose(cut, [1, 0, ...sizes.map((_, i) => i + 2)]);
 }
 
-function withBias(y: Tensor, bias?: Tensor): Tensor {
-  if (!bias) return y;
-  return add(y, reshape(bias, [bias.shape[0]!, ...y.shape.slice(2).map(() => 1)]));
+/** Σ over batch and places, one number a channel. */
+function biasGradient(dy: Tensor): Tensor {
+  return sum(dy, { axes: dy.shape.flatMap((_, axis) => (axis === 1 ? [] : [axis])) });
+}
+
+function requireBias(what: string, bias: Tensor | undefined, out: Dim): void {
+  if (bias && (bias.rank !== 1 || bias.shape[0] !== out)) {
+    throw new EngineError('SHAPE_MISMATCH', `${what}: bias ${showShape(bias.shape)} does not fit ${out} channels`);
+  }
 }
 
 /**
@@ -148,7 +226,7 @@ function withBias(y: Tensor, bias?: Tensor): Tensor {
  * @throws EngineError SHAPE_MISMATCH
  */
 export function conv(x: Tensor, weight: Tensor, bias?: Tensor, options: ConvolutionOptions = {}): Tensor {
-  return withBias(apply(convOp, [x, weight], geometryOf(options, x.rank - 2) as Attributes), bias);
+  return apply(convOp, bias ? [x, weight, bias] : [x, weight], geometryOf(options, x.rank - 2) as Attributes);
 }
 
 /**
@@ -167,5 +245,5 @@ export function convTranspose(
   const from = spatial('convTranspose', x);
   const kernel = spatial('convTranspose', weight);
   const sizes = from.map((_, i) => smallest(geometry, from, kernel, i) + (options.outputPadding ?? 0));
-  return withBias(transposed(x, weight, geometry, sizes), bias);
+  return transposed(x, weight, geometry, sizes, ...(bias ? [bias] : []));
 }
