@@ -1,6 +1,8 @@
 import { fileURLToPath } from 'node:url';
 import { defineConfig } from 'vitest/config';
 
+const sources: Record<string, string> = { '#backend': 'backends/node.ts', '#files': 'onnx/import/files.node.ts' };
+
 export default defineConfig({
   plugins: [
     {
@@ -8,8 +10,8 @@ export default defineConfig({
       name: 'backend-of-the-sources',
       enforce: 'pre',
       resolveId: (id, importer) =>
-        id === '#backend' && importer?.includes('/packages/engine/src/')
-          ? fileURLToPath(new URL('packages/engine/src/backends/node.ts', import.meta.url))
+        Object.hasOwn(sources, id) && importer?.includes('/packages/engine/src/')
+          ? fileURLToPath(new URL(`packages/engine/src/${sources[id]}`, import.meta.url))
           : undefined,
     },
   ],

@@ -4,6 +4,7 @@ import { whereNow } from './source.js';
 export type EngineErrorCode =
   | 'SHAPE_MISMATCH'
   | 'DTYPE_MISMATCH'
+  | 'SIZE_UNKNOWN'
   | 'NOT_DIFFERENTIABLE'
   | 'NOT_BATCHABLE'
   | 'ARGUMENT_INVALID'

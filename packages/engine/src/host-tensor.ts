@@ -89,6 +89,6 @@ export function typedArrayOf(dtype: DType, bytes: Uint8Array): TypedArray {
   const type = arrayType[dtype];
   const length = bytes.byteLength / type.BYTES_PER_ELEMENT;
   if (bytes.byteOffset % type.BYTES_PER_ELEMENT === 0) return new type(bytes.buffer, bytes.byteOffset, length);
-  const copy = bytes.slice();
+  const copy = new Uint8Array(bytes); // not slice(): a Node.js Buffer's shares memory
   return new type(copy.buffer, 0, length);
 }

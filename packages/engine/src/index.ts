@@ -1,3 +1,4 @@
+export { folderReader, readOnnxModel, saveOnnx } from '#files';
 export type { Backend, SessionOptions } from './backends/types.js';
 export type { Dim } from './dims.js';
 export { EngineError, type EngineErrorCode } from './errors.js';
@@ -10,6 +11,11 @@ export {
   type TypedArray,
   zeros,
 } from './host-tensor.js';
+export { type InsertLoraOptions, insertLora, mergeLora } from './onnx/import/lora.js';
+export type { NamePattern } from './onnx/import/names.js';
+export { type ApplyOptions, OnnxFunction, type OnnxFunctionOptions } from './onnx/import/onnx-function.js';
+export type { ExternalReader, WeightInfo, WeightRole } from './onnx/import/weights.js';
+export { toOnnx } from './onnx/import/write.js';
 export {
   fromOnnxTensor,
   type OnnxAttribute,

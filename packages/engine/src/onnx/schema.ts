@@ -1,5 +1,5 @@
 /** The part of onnx.proto3 that models use; field numbers from https://github.com/onnx/onnx/blob/main/onnx/onnx.proto3. */
-import type { Message } from './wire.js';
+import type { Field, Message } from './wire.js';
 
 const entry: Message = {
   name: 'StringStringEntryProto',
@@ -18,6 +18,7 @@ const tensor: Message = {
     name: { number: 8, type: 'string' },
     rawData: { number: 9, type: 'bytes' },
     doubleData: { number: 10, type: 'double', repeated: true },
+    uint64Data: { number: 11, type: 'bigint', repeated: true },
     externalData: { number: 13, type: entry, repeated: true },
     dataLocation: { number: 14, type: 'int' },
   },
@@ -38,20 +39,20 @@ const valueInfo: Message = {
   fields: { name: { number: 1, type: 'string' }, type: { number: 2, type } },
 };
 
-const attribute: Message = {
-  name: 'AttributeProto',
-  fields: {
-    name: { number: 1, type: 'string' },
-    f: { number: 2, type: 'float' },
-    i: { number: 3, type: 'int' },
-    s: { number: 4, type: 'bytes' },
-    t: { number: 5, type: tensor },
-    floats: { number: 7, type: 'float', repeated: true },
-    ints: { number: 8, type: 'int', repeated: true },
-    strings: { number: 9, type: 'bytes', repeated: true },
-    type: { number: 20, type: 'int' },
-  },
+// A node's attribute may hold a graph, which holds nodes: the field is added below.
+const attributeFields: Record<string, Field> = {
+  name: { number: 1, type: 'string' },
+  f: { number: 2, type: 'float' },
+  i: { number: 3, type: 'int' },
+  s: { number: 4, type: 'bytes' },
+  t: { number: 5, type: tensor },
+  floats: { number: 7, type: 'float', repeated: true },
+  ints: { number: 8, type: 'int', repeated: true },
+  strings: { number: 9, type: 'bytes', repeated: true },
+  type: { number: 20, type: 'int' },
+  refAttrName: { number: 21, type: 'string' },
 };
+const attribute: Message = { name: 'AttributeProto', fields: attributeFields };
 
 const node: Message = {
   name: 'NodeProto',
@@ -62,6 +63,8 @@ const node: Message = {
     opType: { number: 4, type: 'string' },
     attribute: { number: 5, type: attribute, repeated: true },
     domain: { number: 7, type: 'string' },
+    overload: { number: 8, type: 'string' },
+    metadataProps: { number: 9, type: entry, repeated: true },
   },
 };
 
@@ -74,12 +77,29 @@ const graph: Message = {
     input: { number: 11, type: valueInfo, repeated: true },
     output: { number: 12, type: valueInfo, repeated: true },
     valueInfo: { number: 13, type: valueInfo, repeated: true },
+    sparseInitializer: { number: 15, type: 'bytes', repeated: true },
   },
 };
+attributeFields.g = { number: 6, type: graph };
 
 const opset: Message = {
   name: 'OperatorSetIdProto',
   fields: { domain: { number: 1, type: 'string' }, version: { number: 2, type: 'int' } },
+};
+
+const functionProto: Message = {
+  name: 'FunctionProto',
+  fields: {
+    name: { number: 1, type: 'string' },
+    input: { number: 4, type: 'string', repeated: true },
+    output: { number: 5, type: 'string', repeated: true },
+    attribute: { number: 6, type: 'string', repeated: true },
+    node: { number: 7, type: node, repeated: true },
+    opsetImport: { number: 9, type: opset, repeated: true },
+    domain: { number: 10, type: 'string' },
+    attributeProto: { number: 11, type: attribute, repeated: true },
+    overload: { number: 13, type: 'string' },
+  },
 };
 
 export const modelMessage: Message = {
@@ -91,5 +111,6 @@ export const modelMessage: Message = {
     graph: { number: 7, type: graph },
     opsetImport: { number: 8, type: opset, repeated: true },
     metadataProps: { number: 14, type: entry, repeated: true },
+    functions: { number: 25, type: functionProto, repeated: true },
   },
 };

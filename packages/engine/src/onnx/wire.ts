@@ -168,8 +168,14 @@ function joined(parts: readonly Uint8Array[], length: number): Uint8Array {
   return result;
 }
 
+/** Graphs nest in attributes of nodes; no model needs more, and each level costs a few calls on the stack. */
+const deepest = 100;
+
 /** Reads a message. @throws EngineError ONNX_INVALID when the bytes end early or are no such message */
-export function decode(message: Message, bytes: Uint8Array): Decoded {
+export function decode(message: Message, bytes: Uint8Array, depth = 0): Decoded {
+  if (depth > deepest) {
+    throw new EngineError('ONNX_INVALID', `${message.name}: messages nest more than ${deepest} deep`);
+  }
   const byNumber = new Map(Object.entries(message.fields).map(([name, field]) => [field.number, { name, field }]));
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   const result: Decoded & { [unknownFields]?: Uint8Array[] } = {};
@@ -206,6 +212,9 @@ export function decode(message: Message, bytes: Uint8Array): Decoded {
     const start = at;
     const key = Number(readVarint());
     const wire = key & 7;
+    if (key < 8 || key > 0xffffffff) {
+      throw new EngineError('ONNX_INVALID', `${message.name}: no field number at byte ${start}`);
+    }
     const known = byNumber.get(key >>> 3);
     const length = wire === 2 ? Number(readVarint()) : undefined;
     if (length !== undefined) need(length);
@@ -221,6 +230,10 @@ export function decode(message: Message, bytes: Uint8Array): Decoded {
       continue;
     }
     const { name, field } = known;
+    const packed = wire === 2 && field.repeated && isPackable(field.type);
+    if (!packed && wire !== (typeof field.type === 'object' ? 2 : wireType(field.type))) {
+      throw new EngineError('ONNX_INVALID', `${message.name}.${name} at byte ${start} is written as another type`);
+    }
     if (field.repeated) result[name] ??= [];
     const list = field.repeated ? (result[name] as unknown[]) : undefined;
     const keep = (value: unknown) => {
@@ -232,10 +245,13 @@ export function decode(message: Message, bytes: Uint8Array): Decoded {
       continue;
     }
     const end = at + length;
-    if (typeof field.type === 'object') keep(decode(field.type, bytes.subarray(at, end)));
+    if (typeof field.type === 'object') keep(decode(field.type, bytes.subarray(at, end), depth + 1));
     else if (field.type === 'bytes') keep(bytes.subarray(at, end));
     else if (field.type === 'string') keep(text.decoder.decode(bytes.subarray(at, end)));
     else while (at < end) keep(readScalar(field.type));
+    if (packed && at !== end) {
+      throw new EngineError('ONNX_INVALID', `${message.name}.${name}: its last number goes past byte ${end}`);
+    }
     at = end;
   }
   return result;
