@@ -1,4 +1,5 @@
 import { EngineError } from './errors.js';
+import { fromFloat16, toFloat16 } from './float16.js';
 
 /** Element types by their NumPy names, with the number ONNX gives them (TensorProto.DataType). */
 export const onnxType = {
@@ -74,9 +75,26 @@ export function zeros(dtype: DType, shape: readonly number[]): HostTensor {
 
 function fromNumbers(dtype: DType, values: readonly number[]): TypedArray {
   if (dtype === 'int64') return BigInt64Array.from(values, (value) => BigInt(value));
+  if (dtype === 'float16') return toFloat16(values);
   const array = new arrayType[dtype](values.length);
   for (let i = 0; i < values.length; i++) (array as Float64Array)[i] = values[i]!;
   return array;
+}
+
+/**
+ * The same numbers as another float dtype: float16 is rounded to nearest, ties to even, and is infinite beyond 65504.
+ *
+ * @throws EngineError DTYPE_MISMATCH when one of the two is no float
+ */
+export function convertFloat(tensor: HostTensor, dtype: DType): HostTensor {
+  const { dtype: from, shape, data } = tensor;
+  if (from === dtype) return tensor;
+  for (const given of [from, dtype]) {
+    if (!given.startsWith('float')) throw new EngineError('DTYPE_MISMATCH', `convertFloat takes floats, not ${given}`);
+  }
+  const values = from === 'float16' ? fromFloat16(data as Uint16Array) : (data as Float32Array);
+  if (dtype === 'float16') return hostTensor(dtype, shape, toFloat16(values));
+  return hostTensor(dtype, shape, dtype === 'float64' ? Float64Array.from(values) : Float32Array.from(values));
 }
 
 /** The raw little-endian bytes, without a copy. */

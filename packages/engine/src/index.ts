@@ -3,6 +3,7 @@ export type { Backend, SessionOptions } from './backends/types.js';
 export type { Dim } from './dims.js';
 export { EngineError, type EngineErrorCode } from './errors.js';
 export {
+  convertFloat,
   type DType,
   elementCount,
   type HostTensor,
@@ -118,10 +119,11 @@ export {
   trainStep,
 } from './program/train-step.js';
 export type { HostBatch, StepMetrics, TracedBatch, UpdateOptions } from './program/update.js';
-export { constant, scalar, Tensor, type TensorSpec } from './tensor.js';
+export { constant, inFloat32, scalar, Tensor, type TensorSpec } from './tensor.js';
 export { checkpoint } from './transforms/checkpoint.js';
 export { customVjp } from './transforms/custom-vjp.js';
 export { grad, valueAndGrad } from './transforms/grad.js';
 export { jvp, vjp } from './transforms/jvp.js';
+export { float16Compute, float16Storage, type Precision, withPrecision } from './transforms/precision.js';
 export { type Axes, type VmapOptions, vmap } from './transforms/vmap.js';
 export type { Tree } from './tree.js';

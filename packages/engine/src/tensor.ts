@@ -1,5 +1,6 @@
 import type { Dim } from './dims.js';
 import { EngineError } from './errors.js';
+import { fromFloat16 } from './float16.js';
 import type { DType, HostTensor } from './host-tensor.js';
 import { hostTensor } from './host-tensor.js';
 import { currentSource, isDerived, Source } from './source.js';
@@ -24,6 +25,8 @@ export interface Node {
   readonly source: Source;
   /** Made by a rule (a gradient, an update) rather than called by name. */
   readonly derived: boolean;
+  /** Traced inside `inFloat32`: a precision policy does not lower it. */
+  readonly precise: boolean;
 }
 
 /** What a gradient rule may look at besides inputs and cotangent. */
@@ -118,13 +121,38 @@ export class Tensor {
 }
 
 let nextId = 0;
+let preciseDepth = 0;
+
+/**
+ * What `fn` traces is computed in float32 under every precision policy: sums of squares, logarithms, small constants.
+ *
+ * @example
+ * const loss = inFloat32(() => mean(mul(error, error)));
+ */
+export function inFloat32<T>(fn: () => T): T {
+  preciseDepth++;
+  try {
+    return fn();
+  } finally {
+    preciseDepth--;
+  }
+}
 
 /** Applies `op`; all its outputs. */
 export function applyAll(op: Op, inputs: readonly Tensor[], attributes: Attributes = {}): readonly Tensor[] {
   const specs = op.shape(inputs, attributes);
   const outputs: Tensor[] = [];
   const source = inputs.length > 0 ? currentSource() : Source.none; // constants and inputs are many, and have names
-  const node: Node = { id: nextId++, op, inputs, attributes, outputs, source, derived: isDerived() };
+  const node: Node = {
+    id: nextId++,
+    op,
+    inputs,
+    attributes,
+    outputs,
+    source,
+    derived: isDerived(),
+    precise: preciseDepth > 0,
+  };
   const list = Array.isArray(specs) ? (specs as readonly TensorSpec[]) : [specs as TensorSpec];
   for (const [i, spec] of list.entries()) outputs.push(new Tensor(spec.shape, spec.dtype, node, i));
   return outputs;
@@ -174,7 +202,8 @@ export function constantValue(tensor: Tensor): HostTensor | undefined {
 /** The number behind a scalar constant of a float type, or undefined. */
 export function scalarValue(tensor: Tensor): number | undefined {
   const value = constantValue(tensor);
-  return value && value.shape.length === 0 && value.dtype !== 'float16' ? Number(value.data[0]) : undefined;
+  if (value?.shape.length !== 0) return undefined;
+  return value.dtype === 'float16' ? fromFloat16(value.data as Uint16Array)[0] : Number(value.data[0]);
 }
 
 /** @throws EngineError DTYPE_MISMATCH */

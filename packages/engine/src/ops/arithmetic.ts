@@ -129,7 +129,12 @@ const sumOp: Op = {
   }),
   emit: (context, node, [x]) => {
     const axes = node.attributes.axes as number[];
-    return context.node('ReduceSum', [x!, context.constant(hostTensor('int64', [axes.length], axes))], { keepdims: 1 });
+    const sumOf = (value: string) =>
+      context.node('ReduceSum', [value, context.constant(hostTensor('int64', [axes.length], axes))], { keepdims: 1 });
+    if (node.inputs[0]!.dtype !== 'float16') return sumOf(x!);
+    // Sums of float16 are taken in float32 and rounded once.
+    const [wide] = context.node('Cast', [x!], { to: onnxType.float32 });
+    return context.node('Cast', sumOf(wide!), { to: onnxType.float16 });
   },
   // The cotangent keeps its size 1 on the summed axes: it stands for its broadcast, and nothing is expanded.
   vjp: (_, dy) => [dy],

@@ -1,3 +1,4 @@
+import { hostTensor } from '../host-tensor.js';
 import type { Op, Tensor } from '../tensor.js';
 import { apply, scalar } from '../tensor.js';
 import { add, div, mul, neg, sub } from './arithmetic.js';
@@ -61,8 +62,7 @@ const powOp: Op = {
   shape: ([x]) => x!,
   emit: (context, node, [x]) => {
     const exponent = node.attributes.exponent as number;
-    const array = node.inputs[0]!.dtype === 'float64' ? Float64Array.of(exponent) : Float32Array.of(exponent);
-    return context.node('Pow', [x!, context.constant({ dtype: node.inputs[0]!.dtype, shape: [], data: array })]);
+    return context.node('Pow', [x!, context.constant(hostTensor(node.inputs[0]!.dtype, [], [exponent]))]);
   },
   vjp: ([x], dy, { attributes }) => {
     const p = attributes.exponent as number;

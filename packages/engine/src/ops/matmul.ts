@@ -59,9 +59,12 @@ const matMulOp: Op = {
       flag
         ? context.node('Transpose', [name], { perm: [...Array(x.rank - 2).keys(), x.rank - 1, x.rank - 2] })[0]!
         : name;
-    const product = context.node('MatMul', [swap(inputs[0]!, a, transposeA), swap(inputs[1]!, b, transposeB)]);
-    if (alpha === 1) return product;
-    return context.node('Mul', [product[0]!, context.constant(hostTensor(a.dtype, [], [alpha]))]);
+    const factor = (name: string) =>
+      alpha === 1 ? [name] : context.node('Mul', [name, context.constant(hostTensor(a.dtype, [], [alpha]))]);
+    // In float16 the product could be too large before it is scaled down.
+    const first = a.dtype === 'float16' ? factor(inputs[0]!)[0]! : inputs[0]!;
+    const product = context.node('MatMul', [swap(first, a, transposeA), swap(inputs[1]!, b, transposeB)]);
+    return a.dtype === 'float16' ? product : factor(product[0]!);
   },
   // y = α a b  =>  da = α dy bᵀ, db = α aᵀ dy, and likewise for transposed operands.
   vjp: ([a, b], dy, { outputs: [y], attributes }) => {

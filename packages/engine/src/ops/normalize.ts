@@ -1,7 +1,7 @@
 import { showShape } from '../dims.js';
 import { EngineError } from '../errors.js';
 import type { Op, Tensor } from '../tensor.js';
-import { apply, applyAll, scalar } from '../tensor.js';
+import { apply, applyAll, inFloat32, scalar } from '../tensor.js';
 import { add, div, expand, mul, sub, sum, sumTo } from './arithmetic.js';
 import { alignExample, shiftAxes } from './batching.js';
 import { normalizeAxis } from './broadcast.js';
@@ -114,13 +114,15 @@ export function layerNorm(x: Tensor, scale: Tensor, bias: Tensor, epsilon = 1e-5
 
 /** Rows scaled to length 1: x / max(‖x‖₂, epsilon) over the last axis. */
 export function l2Normalize(x: Tensor, epsilon = 1e-12): Tensor {
-  const squared = sum(mul(x, x), { axes: [-1], keepDims: true });
-  return div(x, maximum(sqrt(maximum(squared, epsilon * epsilon)), epsilon));
+  return inFloat32(() => {
+    const squared = sum(mul(x, x), { axes: [-1], keepDims: true });
+    return div(x, maximum(sqrt(maximum(squared, epsilon * epsilon)), epsilon));
+  });
 }
 
 /** x / √(mean(x²) + ε) ∘ scale over the last axis. Zhang & Sennrich 2019, arXiv:1910.07467. */
 export function rmsNorm(x: Tensor, scale: Tensor, epsilon = 1e-6): Tensor {
-  return mul(div(x, sqrt(add(mean(mul(x, x), { axes: [-1], keepDims: true }), epsilon))), scale);
+  return inFloat32(() => mul(div(x, sqrt(add(mean(mul(x, x), { axes: [-1], keepDims: true }), epsilon))), scale));
 }
 
 /** (x − mean) / √(variance + ε) over axes, with the two statistics. */
@@ -144,7 +146,7 @@ export function groupNorm(x: Tensor, groups: number, scale: Tensor, bias: Tensor
   const [batch, channels, ...sizes] = x.shape;
   const grouped = reshape(x, [batch!, groups, (channels as number) / groups, ...sizes]);
   const axes = grouped.shape.slice(2).map((_, i) => i + 2);
-  const { normal } = standardize(grouped, axes, epsilon);
+  const { normal } = inFloat32(() => standardize(grouped, axes, epsilon));
   return add(mul(reshape(normal, x.shape), perChannel(scale, x)), perChannel(bias, x));
 }
 
@@ -170,10 +172,11 @@ export function batchNorm(
   const axes = [0, ...x.shape.slice(2).map((_, i) => i + 2)];
   const shift = (normal: Tensor) => add(mul(normal, perChannel(scale, x)), perChannel(bias, x));
   if (statistics) {
-    const deviation = sqrt(add(perChannel(statistics.variance, x), epsilon));
-    return { y: shift(div(sub(x, perChannel(statistics.mean, x)), deviation)), statistics };
+    const deviation = () => sqrt(add(perChannel(statistics.variance, x), epsilon));
+    const normal = inFloat32(() => div(sub(x, perChannel(statistics.mean, x)), deviation()));
+    return { y: shift(normal), statistics };
   }
-  const { normal, average, variance } = standardize(x, axes, epsilon);
+  const { normal, average, variance } = inFloat32(() => standardize(x, axes, epsilon));
   const flat = (y: Tensor) => reshape(y, [x.shape[1]!]);
   return { y: shift(normal), statistics: { mean: flat(average), variance: flat(variance) } };
 }

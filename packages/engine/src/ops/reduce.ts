@@ -1,7 +1,7 @@
 import { product } from '../dims.js';
 import { hostTensor } from '../host-tensor.js';
 import type { Attributes, EmitContext, Node, Op, Tensor, TensorSpec } from '../tensor.js';
-import { apply } from '../tensor.js';
+import { apply, inFloat32 } from '../tensor.js';
 import type { ReduceOptions } from './arithmetic.js';
 import { add, div, dropAxes, mul, neg, reducedAxes, sizeOf, sub, sum } from './arithmetic.js';
 import { shiftAxes } from './batching.js';
@@ -54,8 +54,10 @@ export const min = (x: Tensor, options: ReduceOptions = {}): Tensor => neg(max(n
 /** log Σ exp over axes, without overflow. */
 export function logSumExp(x: Tensor, options: ReduceOptions = {}): Tensor {
   const axes = reducedAxes('logSumExp', x, options);
-  const highest = stopGradient(max(x, { axes, keepDims: true }));
-  const result = add(log(sum(exp(sub(x, highest)), { axes, keepDims: true })), highest);
+  const result = inFloat32(() => {
+    const highest = stopGradient(max(x, { axes, keepDims: true }));
+    return add(log(sum(exp(sub(x, highest)), { axes, keepDims: true })), highest);
+  });
   return dropAxes(result, axes, options.keepDims);
 }
 

@@ -6,6 +6,8 @@ import type { HostTensor } from '../host-tensor.js';
 import type { Tensor, TensorSpec } from '../tensor.js';
 import { placeholder } from '../tensor.js';
 import { isTensor } from '../transforms/grad.js';
+import type { Precision } from '../transforms/precision.js';
+import { withPrecision } from '../transforms/precision.js';
 import type { Tree } from '../tree.js';
 import { leaves, mapTree } from '../tree.js';
 import { emitGraph, type TracedGraph } from './graph.js';
@@ -16,6 +18,8 @@ import { shareSession } from './session-cache.js';
 export interface CompileOptions extends SessionOptions {
   /** For messages. */
   readonly name?: string;
+  /** Which float dtype is used for what; everything is computed as it is written when left out. */
+  readonly precision?: Precision;
 }
 
 /** The host tensors that fit a tree of specs. */
@@ -45,9 +49,11 @@ export class Program<I, O> {
     specs: S,
     options: CompileOptions = {},
   ): Promise<Program<HostTree<S>, Computed<R>>> {
-    const { name = 'program', ...session } = options;
+    const { name = 'program', precision, ...session } = options;
     const inputs = mapTree<TensorSpec, Tensor>(specs, isSpec, (spec, path) => placeholder(`in/${path}`, spec));
-    const result = fn(inputs as TracedTree<S>);
+    // The types of a tree of a tree are too deep for the compiler.
+    const traced = precision ? (withPrecision(fn as never, precision) as unknown as typeof fn) : fn;
+    const result = traced(inputs as TracedTree<S>);
     const named = (tree: Tree<Tensor>, prefix: string) =>
       Object.fromEntries(leaves(tree, isTensor).map(([path, tensor]) => [`${prefix}/${path}`, tensor]));
     const graph = { name, inputs: named(inputs, 'in'), outputs: named(result, 'out') };

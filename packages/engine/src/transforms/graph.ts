@@ -1,6 +1,6 @@
 import { withSource } from '../source.js';
 import type { Node, Tensor } from '../tensor.js';
-import { applyAll } from '../tensor.js';
+import { applyAll, inFloat32 } from '../tensor.js';
 
 /**
  * The nodes on a path from known tensors to `outputs`, first first; what depends on none of them is left out.
@@ -38,7 +38,8 @@ export function replace(outputs: readonly Tensor[], by: ReadonlyMap<Tensor, Tens
   const made = new Map(by);
   for (const node of nodesBetween(by, outputs)) {
     const inputs = node.inputs.map((input) => made.get(input) ?? input);
-    const copies = withSource(node.source, () => applyAll(node.op, inputs, node.attributes), node.derived);
+    const again = () => applyAll(node.op, inputs, node.attributes);
+    const copies = withSource(node.source, () => (node.precise ? inFloat32(again) : again()), node.derived);
     for (const [i, output] of node.outputs.entries()) made.set(output, copies[i]!);
   }
   return outputs.map((output) => made.get(output) ?? output);
