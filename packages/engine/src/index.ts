@@ -29,7 +29,24 @@ export {
   toOnnxTensor,
   writeOnnx,
 } from './onnx/model.js';
-export { clip, elu, hardSwish, leakyRelu, silu, softplus } from './ops/activations.js';
+export {
+  celu,
+  clip,
+  elu,
+  hardSigmoid,
+  hardSwish,
+  hardTanh,
+  leakyRelu,
+  logSigmoid,
+  mish,
+  prelu,
+  relu6,
+  selu,
+  silu,
+  softplus,
+  softsign,
+  thresholdedRelu,
+} from './ops/activations.js';
 export { add, div, expand, mul, neg, type Operand, type ReduceOptions, sizeOf, sub, sum } from './ops/arithmetic.js';
 export { type AttentionOptions, attention, rotary } from './ops/attention.js';
 export {
@@ -37,9 +54,13 @@ export {
   cast,
   equal,
   greater,
+  greaterOrEqual,
   less,
+  lessOrEqual,
   logicalAnd,
   logicalNot,
+  logicalOr,
+  logicalXor,
   maximum,
   minimum,
   where,
@@ -50,14 +71,17 @@ export { einsum } from './ops/einsum.js';
 export { gatherElements, scatterElements, topK } from './ops/elements.js';
 export {
   abs,
+  ceil,
   cos,
   erf,
   exp,
   floor,
   gelu,
   geluTanh,
+  isNan,
   log,
   pow,
+  reciprocal,
   relu,
   round,
   sigmoid,
@@ -65,11 +89,14 @@ export {
   sin,
   sqrt,
   tanh,
+  trunc,
 } from './ops/elementwise.js';
 export {
   arange,
   concat,
   cumSum,
+  embedding,
+  flip,
   gather,
   moveRows,
   oneHot,
@@ -81,10 +108,12 @@ export {
 } from './ops/indexing.js';
 export { crossEntropy } from './ops/losses.js';
 export { linear, type MatMulOptions, matMul } from './ops/matmul.js';
+export { mod } from './ops/modulo.js';
 export {
   type BatchStatistics,
   batchNorm,
   groupNorm,
+  instanceNorm,
   l2Normalize,
   layerNorm,
   logSoftmax,
@@ -94,8 +123,10 @@ export {
 export { averagePool, globalAveragePool, maxPool, type PoolingOptions } from './ops/pooling.js';
 export { dequantize, fakeQuantize } from './ops/quantize.js';
 export { dropout, randomUniform } from './ops/random.js';
-export { argMax, l2Norm, logSumExp, max, mean, min, sumSquares } from './ops/reduce.js';
+export { argMax, argMin, l1Norm, l2Norm, logSumExp, max, mean, min, prod, sumSquares } from './ops/reduce.js';
 export { reshape, transpose, unsqueeze } from './ops/shape.js';
+export { tril, triu } from './ops/triangle.js';
+export { acos, acosh, asin, asinh, atan, atanh, cosh, sinh, tan } from './ops/trigonometry.js';
 export { type AdamWOptions, adamW } from './optim/adamw.js';
 export { clipByGlobalNorm, globalNorm } from './optim/clip.js';
 export type { Named, Optimizer, StepContext } from './optim/optimizer.js';

@@ -10,6 +10,10 @@ import { broadcastShapes } from './broadcast.js';
 const equalOp = binaryOp('Equal', 'none', 'bool');
 const greaterOp = binaryOp('Greater', 'none', 'bool');
 const lessOp = binaryOp('Less', 'none', 'bool');
+const greaterOrEqualOp = binaryOp('GreaterOrEqual', 'none', 'bool');
+const lessOrEqualOp = binaryOp('LessOrEqual', 'none', 'bool');
+const orOp = binaryOp('Or', 'none', 'bool');
+const logicalXorOp = binaryOp('Xor', 'none', 'bool');
 const andOp = binaryOp('And', 'none', 'bool');
 const xorOp = binaryOp('BitwiseXor', 'none');
 const notOp: Op = { name: 'Not', shape: ([x]) => x!, vjp: 'none', batch: elementwise };
@@ -17,6 +21,10 @@ const notOp: Op = { name: 'Not', shape: ([x]) => x!, vjp: 'none', batch: element
 export const equal = (a: Operand, b: Operand): Tensor => apply(equalOp, operands(a, b));
 export const greater = (a: Operand, b: Operand): Tensor => apply(greaterOp, operands(a, b));
 export const less = (a: Operand, b: Operand): Tensor => apply(lessOp, operands(a, b));
+export const greaterOrEqual = (a: Operand, b: Operand): Tensor => apply(greaterOrEqualOp, operands(a, b));
+export const lessOrEqual = (a: Operand, b: Operand): Tensor => apply(lessOrEqualOp, operands(a, b));
+export const logicalOr = (a: Tensor, b: Tensor): Tensor => apply(orOp, [a, b]);
+export const logicalXor = (a: Tensor, b: Tensor): Tensor => apply(logicalXorOp, [a, b]);
 export const logicalAnd = (a: Tensor, b: Tensor): Tensor => apply(andOp, [a, b]);
 export const logicalNot = (x: Tensor): Tensor => apply(notOp, [x]);
 /** Integer tensors only. */

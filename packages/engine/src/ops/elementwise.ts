@@ -1,12 +1,13 @@
 import { hostTensor } from '../host-tensor.js';
 import type { Op, Tensor } from '../tensor.js';
 import { apply, scalar } from '../tensor.js';
-import { add, div, mul, neg, sub } from './arithmetic.js';
+import type { Operand } from './arithmetic.js';
+import { add, binaryOp, div, mul, neg, operands, sub, sumTo } from './arithmetic.js';
 import { elementwise } from './batching.js';
 import { equal, greater, where } from './compare.js';
 
 /** An elementwise operator of one operand, by its derivative: `derivative(x, y)` with y the output. */
-function unaryOp(name: string, derivative: (x: Tensor, y: Tensor) => Tensor): Op {
+export function unaryOp(name: string, derivative: (x: Tensor, y: Tensor) => Tensor): Op {
   return {
     name,
     acceptsBroadcastCotangent: true,
@@ -26,6 +27,15 @@ const tanhOp = unaryOp('Tanh', (_, y) => sub(1, mul(y, y)));
 const sigmoidOp = unaryOp('Sigmoid', (_, y) => mul(y, sub(1, y)));
 const signOp: Op = { name: 'Sign', shape: ([x]) => x!, vjp: () => [undefined], batch: elementwise };
 const roundOp: Op = { name: 'Round', shape: ([x]) => x!, vjp: () => [undefined], batch: elementwise };
+const ceilOp: Op = { name: 'Ceil', shape: ([x]) => x!, vjp: () => [undefined], batch: elementwise };
+const isNanOp: Op = {
+  name: 'IsNaN',
+  shape: ([x]) => ({ dtype: 'bool', shape: x!.shape }),
+  vjp: 'none',
+  batch: elementwise,
+};
+// y = 1 / x  =>  dx = -dy y²
+const reciprocalOp = unaryOp('Reciprocal', (_, y) => neg(mul(y, y)));
 const floorOp: Op = { name: 'Floor', shape: ([x]) => x!, vjp: () => [undefined], batch: elementwise };
 // d erf(x)/dx = 2/√π · exp(−x²)
 const erfOp = unaryOp('Erf', (x) => mul(exp(neg(mul(x, x))), 2 / Math.sqrt(Math.PI)));
@@ -71,6 +81,13 @@ const powOp: Op = {
   batch: elementwise,
 };
 
+// y = a^b  =>  da = dy b a^(b−1), db = dy y log a; with 0⁰ = 1 and no slope of a constant, as PyTorch decides them.
+const tensorPowOp = binaryOp('Pow', ([a, b], dy, { outputs: [y] }) => {
+  const slope = where(equal(b!, 0), 0, mul(b!, pow(a!, sub(b!, 1))));
+  const logarithm = where(equal(a!, 0), 0, log(where(equal(a!, 0), 1, a!)));
+  return [sumTo(mul(dy, slope), a!.shape, y!.shape), sumTo(mul(dy, mul(y!, logarithm)), b!.shape, y!.shape)];
+});
+
 export const exp = (x: Tensor): Tensor => apply(expOp, [x]);
 export const log = (x: Tensor): Tensor => apply(logOp, [x]);
 export const sqrt = (x: Tensor): Tensor => apply(sqrtOp, [x]);
@@ -91,8 +108,19 @@ export const sign = (x: Tensor): Tensor => apply(signOp, [x]);
 export const round = (x: Tensor): Tensor => apply(roundOp, [x]);
 export const floor = (x: Tensor): Tensor => apply(floorOp, [x]);
 
-/** x to a constant power. */
-export function pow(x: Tensor, exponent: number): Tensor {
+export const ceil = (x: Tensor): Tensor => apply(ceilOp, [x]);
+/** Towards zero. */
+export const trunc = (x: Tensor): Tensor => mul(sign(x), floor(abs(x)));
+export const reciprocal = (x: Tensor): Tensor => apply(reciprocalOp, [x]);
+/** bool: true where the element is not a number. */
+export const isNan = (x: Tensor): Tensor => apply(isNanOp, [x]);
+
+/**
+ * x to a power: a number, or a tensor that broadcasts. A tensor exponent has a gradient where x is positive; where x is 0
+ * it is 0, and below it is NaN.
+ */
+export function pow(x: Tensor, exponent: Operand): Tensor {
+  if (typeof exponent !== 'number') return apply(tensorPowOp, operands(x, exponent));
   if (exponent === 1) return x;
   if (exponent === 0) return where(equal(x, x), scalar(1, x.dtype), scalar(1, x.dtype));
   if (exponent === 2) return mul(x, x);

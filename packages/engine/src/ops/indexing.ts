@@ -13,35 +13,79 @@ import { reshape, unsqueeze } from './shape.js';
 
 const sliceOp: Op = {
   name: 'Slice',
-  shape: ([x], { axis, start, end }) => ({
+  shape: ([x], { axis, start, end, step }) => ({
     dtype: x!.dtype,
-    shape: x!.shape.map((dim, i) => (i === axis ? (end as number) - (start as number) : dim)),
+    shape: x!.shape.map((dim, i) =>
+      i === axis ? Math.ceil(((end as number) - (start as number)) / (step as number)) : dim,
+    ),
   }),
   emit: (context, node, [x]) => {
     const one = (key: string) => context.constant(hostTensor('int64', [1], [node.attributes[key] as number]));
-    return context.node('Slice', [x!, one('start'), one('end'), one('axis')]);
+    return context.node('Slice', [x!, one('start'), one('end'), one('axis'), one('step')]);
   },
-  vjp: ([x], dy, { attributes: { axis, start } }) => [
-    pad(dy, axis as number, start as number, x!.shape[axis as number]!),
-  ],
+  vjp: ([x], dy, { attributes }) => {
+    const { axis, start, step } = attributes as { axis: number; start: number; step: number };
+    return [pad(spaced(dy, axis, step), axis, start, x!.shape[axis]!)];
+  },
   batch: shiftAxes('axis'),
 };
 
+/** Puts `step` − 1 zeros between the elements of an axis. */
+function spaced(x: Tensor, axis: number, step: number): Tensor {
+  if (step === 1) return x;
+  const size = x.shape[axis] as number;
+  const wide = pad(unsqueeze(x, axis + 1), axis + 1, 0, step);
+  const merged = reshape(wide, [...x.shape.slice(0, axis), size * step, ...x.shape.slice(axis + 1)]);
+  return slice(merged, axis, 0, (size - 1) * step + 1);
+}
+
 /**
- * Elements `start` to `end` (excluded) of one axis.
+ * Elements `start` to `end` (excluded) of one axis, every `step`-th. With a negative step it runs down from `start` to
+ * `end`, which is excluded as well and −1 to include the first: `slice(x, 0, 4, -1, -2)` has the elements 4, 2, 0.
  *
  * @throws EngineError ARGUMENT_INVALID when the range is not inside the axis
  */
-export function slice(x: Tensor, axis: number, start: number, end: number): Tensor {
+export function slice(x: Tensor, axis: number, start: number, end: number, step = 1): Tensor {
   const at = normalizeAxis('slice', axis, x.rank);
   const size = x.shape[at]!;
-  if (start < 0 || end <= start || (!isSymbolic(size) && end > size)) {
+  const [low, high] = step > 0 ? [start, end] : [end + 1, start + 1];
+  if (low < 0 || high <= low || (!isSymbolic(size) && high > size) || !Number.isInteger(step) || step === 0) {
     throw new EngineError(
       'ARGUMENT_INVALID',
-      `slice: ${start}..${end} is not inside axis ${at} of ${showShape(x.shape)}`,
+      `slice: ${start}..${end} by ${step} is not inside axis ${at} of ${showShape(x.shape)}`,
     );
   }
-  return start === 0 && end === size ? x : apply(sliceOp, [x], { axis: at, start, end });
+  if (step < 0) {
+    const last = start + step * (Math.ceil((end - start) / step) - 1);
+    return flip(slice(x, at, last, start + 1, -step), [at]);
+  }
+  return start === 0 && end === size && step === 1 ? x : apply(sliceOp, [x], { axis: at, start, end, step });
+}
+
+const flipOp: Op = {
+  name: 'Flip',
+  shape: ([x]) => x!,
+  emit: (context, node, [x]) => {
+    const axes = node.attributes.axes as number[];
+    const all = (value: number) =>
+      context.constant(
+        hostTensor(
+          'int64',
+          [axes.length],
+          axes.map(() => value),
+        ),
+      );
+    // From the last element down to before the first: an end that no size reaches.
+    const list = context.constant(hostTensor('int64', [axes.length], axes));
+    return context.node('Slice', [x!, all(-1), all(-(2 ** 31)), list, all(-1)]);
+  },
+  vjp: (_, dy, { attributes }) => [flip(dy, attributes.axes as number[])],
+  batch: shiftAxes('axes'),
+};
+
+/** The elements of some axes in reverse order. */
+export function flip(x: Tensor, axes: readonly number[]): Tensor {
+  return apply(flipOp, [x], { axes: axes.map((axis) => normalizeAxis('flip', axis, x.rank)) });
 }
 
 const padOp: Op = {
@@ -298,3 +342,13 @@ export function tile(x: Tensor, repeats: readonly number[]): Tensor {
   const result = x.shape.map((dim, axis) => product([repeats[axis]!, dim]));
   return reshape(expand(reshape(x, spread), wide), result);
 }
+
+/**
+ * Rows of an embedding table: `gather` by its other name. Its gradient is `scatterAdd` of the rows that were read, into a
+ * table of zeros.
+ *
+ * @param table   [rows, width]
+ * @param indices int64 [...]
+ * @returns       [..., width]
+ */
+export const embedding = (table: Tensor, indices: Tensor): Tensor => gather(table, indices);

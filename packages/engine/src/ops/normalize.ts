@@ -150,6 +150,10 @@ export function groupNorm(x: Tensor, groups: number, scale: Tensor, bias: Tensor
   return add(mul(reshape(normal, x.shape), perChannel(scale, x)), perChannel(bias, x));
 }
 
+/** Group normalisation with every channel a group of its own. Ulyanov et al. 2016, arXiv:1607.08022. */
+export const instanceNorm = (x: Tensor, scale: Tensor, bias: Tensor, epsilon = 1e-5): Tensor =>
+  groupNorm(x, x.shape[1] as number, scale, bias, epsilon);
+
 export interface BatchStatistics {
   /** [channels] */
   readonly mean: Tensor;

@@ -10,6 +10,7 @@ export type InputSpec =
   | readonly Size[]
   | {
       readonly shape: readonly Size[];
+      /** A float one is the case's. */
       readonly dtype: DType;
       /** Whole numbers `from` (0) up to `below`, excluded. */
       readonly from?: number;
@@ -84,8 +85,9 @@ export function inputsOf(c: OperatorCase, sizes: Sizes, seed: number): HostTenso
     const count = e.elementCount(shape);
     const draw = (one: () => number) => Array.from({ length: count }, one);
     if (!('shape' in spec)) return e.hostTensor(c.dtype ?? 'float64', shape, floats(c, c.range, count, next));
-    if (spec.values) return e.hostTensor(spec.dtype, shape, spec.values);
-    if (spec.dtype.startsWith('float')) return e.hostTensor(spec.dtype, shape, floats(c, spec.range, count, next));
+    const type = isFloatInput(spec) ? (c.dtype ?? 'float64') : spec.dtype;
+    if (spec.values) return e.hostTensor(type, shape, spec.values);
+    if (isFloatInput(spec)) return e.hostTensor(type, shape, floats(c, spec.range, count, next));
     const from = spec.from ?? 0;
     const below = typeof spec.below === 'string' ? sizes[spec.below] : (spec.below ?? 2);
     const values = spec.distinct

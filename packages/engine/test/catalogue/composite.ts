@@ -37,6 +37,13 @@ export const compositeCases: OperatorCase[] = [
     torch: 'F.group_norm(a, 2, b, c)',
   },
   {
+    operator: 'instanceNorm',
+    distinct: true,
+    inputs: [['m', 2, 4], [2], [2]],
+    fn: ([x, scale, bias]) => e.instanceNorm(x!, scale!, bias!),
+    torch: 'F.instance_norm(a, weight=b, bias=c)',
+  },
+  {
     operator: 'batchNorm',
     variant: 'by the batch',
     distinct: true,
