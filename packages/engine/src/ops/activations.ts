@@ -1,7 +1,7 @@
 import type { Tensor } from '../tensor.js';
 import { add, div, mul, neg, sub } from './arithmetic.js';
 import { greater, maximum, minimum, where } from './compare.js';
-import { abs, exp, log, relu, sigmoid } from './elementwise.js';
+import { abs, exp, log, relu, sigmoid, tanh } from './elementwise.js';
 
 /** x σ(x), also called Swish. Elfwing et al. 2018, arXiv:1702.03118. */
 export const silu = (x: Tensor): Tensor =>
