@@ -1,10 +1,10 @@
 /** Fused operators of transformers: ONNX's own (opset 23) and those of ONNX Runtime's optimiser (com.microsoft). */
 import type { Dim } from '../../dims.js';
-import { geluTanh } from '../../ops/activations.js';
+
 import { add, expand, mul, sub } from '../../ops/arithmetic.js';
 import { attention, rotary } from '../../ops/attention.js';
 import { cast, where } from '../../ops/compare.js';
-import { gelu, sigmoid } from '../../ops/elementwise.js';
+import { gelu, geluTanh, sigmoid } from '../../ops/elementwise.js';
 import { arange, concat, gather, slice, split } from '../../ops/indexing.js';
 import { matMul } from '../../ops/matmul.js';
 import { layerNorm, rmsNorm } from '../../ops/normalize.js';

@@ -1,6 +1,6 @@
 /** Operators that work element by element, and comparisons. */
 import type { DType } from '../../host-tensor.js';
-import { elu, geluTanh, hardSwish, leakyRelu, softplus } from '../../ops/activations.js';
+import { elu, hardSwish, leakyRelu, softplus } from '../../ops/activations.js';
 import { add, binaryOp, div, mul, neg, sub } from '../../ops/arithmetic.js';
 import { equal, greater, isFloat, less, logicalAnd, logicalNot, maximum, minimum, where } from '../../ops/compare.js';
 import { stopGradient } from '../../ops/control.js';
@@ -11,6 +11,7 @@ import {
   exp,
   floor,
   gelu,
+  geluTanh,
   log,
   pow,
   relu,
