@@ -38,7 +38,7 @@ export interface ClassifierWeights {
   readonly frozen: Named<HostTensor>;
 }
 
-export const wordTable = 'embeddings.word_embeddings.weight';
+const wordTable = 'embeddings.word_embeddings.weight';
 
 /** Start weights of a sentence classifier over an encoder; the head's and the adapters' are drawn with fixed seeds. */
 export function classifierWeights(kind: Kind, { weights, hidden }: Pick<Encoder, 'weights' | 'hidden'>) {
@@ -52,12 +52,15 @@ export function classifierWeights(kind: Kind, { weights, hidden }: Pick<Encoder,
     : { params: { ...head, ...trunk }, frozen: {} };
 }
 
-/** The encoder with only the first `rows` rows of its word table. */
-export function withWords(encoder: Encoder, rows: number): Encoder {
-  const table = (encoder.weights[wordTable]!.data as Float32Array).subarray(0, rows * encoder.hidden);
+/** The encoder with only some rows of its word table. */
+export function withRows(encoder: Encoder, rows: readonly number[]): Encoder {
+  const { hidden } = encoder;
+  const table = encoder.weights[wordTable]!.data as Float32Array;
+  const cut = new Float32Array(rows.length * hidden);
+  for (const [at, row] of rows.entries()) cut.set(table.subarray(row * hidden, (row + 1) * hidden), at * hidden);
   return {
     ...encoder,
-    weights: { ...encoder.weights, [wordTable]: hostTensor('float32', [rows, encoder.hidden], table) },
+    weights: { ...encoder.weights, [wordTable]: hostTensor('float32', [rows.length, hidden], cut) },
   };
 }
 

@@ -6,7 +6,7 @@ import { threads } from '../../lib/machine.js';
 import { pythonRival } from '../../lib/peers.js';
 import type { Row } from '../../lib/report.js';
 import { generator } from '../../lib/statistics.js';
-import { classes, classifierStep, type Kind, paddedBatch, rank, withWords } from './classifier.js';
+import { classes, classifierStep, type Kind, paddedBatch, rank, withRows } from './classifier.js';
 import type { Part, PartContext } from './part.js';
 import { type StepShape, stepProducts } from './transformer-products.js';
 
@@ -60,7 +60,7 @@ async function ourStep(kind: Kind, whole: Encoder, { batch, tokens }: Size): Pro
   // As the method `full` does, which trains the rows of the word table that its sentences use.
   const step = await classifierStep(
     kind,
-    kind === 'full' ? withWords(whole, wordRows) : whole,
+    kind === 'full' ? withRows(whole, [...Array(wordRows).keys()]) : whole,
     paddedBatch(batch, tokens),
   );
   const random = generator(1);
