@@ -7,12 +7,13 @@ import { PeerServer, peersPython } from '../lib/peers.js';
 import type { Row } from '../lib/report.js';
 import { epoch } from './engine/epoch.js';
 import { gpt2 } from './engine/gpt2.js';
+import { javascript } from './engine/javascript.js';
 import { maml } from './engine/maml.js';
 import { minilm } from './engine/minilm.js';
 import type { Part, PartContext } from './engine/part.js';
 import { resnet } from './engine/resnet.js';
 
-const parts: readonly Part[] = [minilm, epoch, maml, resnet, gpt2];
+const parts: readonly Part[] = [minilm, epoch, maml, resnet, gpt2, javascript];
 
 export const engineParts: readonly string[] = parts.map(({ name }) => name);
 

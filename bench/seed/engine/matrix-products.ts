@@ -13,7 +13,10 @@ export interface MatrixProduct {
 }
 
 /** Runs one product after the other, each as often as it is needed, and times the sum. */
-export async function productsContender(list: readonly MatrixProduct[]): Promise<Contender> {
+export async function productsContender(
+  list: readonly MatrixProduct[],
+  threadCount: number = threads,
+): Promise<Contender> {
   const merged = mergeEqual(list);
   const runs: { program: Program<unknown, unknown>; given: unknown; count: number }[] = [];
   for (const { batch, m, k, n, count } of merged) {
@@ -22,7 +25,9 @@ export async function productsContender(list: readonly MatrixProduct[]): Promise
       a: { dtype: 'float32', shape: [...leading, m, k] },
       b: { dtype: 'float32', shape: [...leading, k, n] },
     } as const;
-    const program = await compile(({ a, b }: { a: Tensor; b: Tensor }) => corner(matMul(a, b)), specs, { threads });
+    const program = await compile(({ a, b }: { a: Tensor; b: Tensor }) => corner(matMul(a, b)), specs, {
+      threads: threadCount,
+    });
     const given = {
       a: hostTensor('float32', specs.a.shape, normals((batch ?? 1) * m * k, 1, 0.05)),
       b: hostTensor('float32', specs.b.shape, normals((batch ?? 1) * k * n, 2, 0.05)),
