@@ -1,9 +1,8 @@
 /** Fused operators of transformers: ONNX's own (opset 23) and those of ONNX Runtime's optimiser (com.microsoft). */
 import type { Dim } from '../../dims.js';
-
-import { add, expand, mul, sub } from '../../ops/arithmetic.js';
+import { add, expand, mul, sub, sum } from '../../ops/arithmetic.js';
 import { attention, rotary } from '../../ops/attention.js';
-import { cast, where } from '../../ops/compare.js';
+import { cast, less, where } from '../../ops/compare.js';
 import { gelu, geluTanh, sigmoid } from '../../ops/elementwise.js';
 import { arange, concat, gather, slice, split } from '../../ops/indexing.js';
 import { matMul } from '../../ops/matmul.js';
@@ -38,8 +37,13 @@ function repeatHeads(x: Tensor, times: number): Tensor {
   return reshape(wide, [batch!, (heads as number) * times, seq!, d!]);
 }
 
-/** 0 where the mask is 1, else very low; [batch, keys] or already [..., queries, keys]. */
-function maskBias(n: NodeContext, mask: Tensor, dtype: Tensor['dtype']): Tensor {
+/** 0 where the mask is 1, else very low; lengths [batch], flags [batch, keys] or already [..., queries, keys]. */
+function maskBias(n: NodeContext, mask: Tensor, { dtype, shape }: Tensor): Tensor {
+  const [batch, , keys] = shape as [Dim, Dim, Dim];
+  if (mask.rank === 1 && mask.shape[0] === batch) {
+    const within = less(reshape(arange(keys, mask.dtype), [1, keys]), reshape(mask, [batch, 1]));
+    return maskBias(n, within, { dtype, shape } as Tensor);
+  }
   const low = n.float('mask_filter_value', -10000);
   const bias = mul(sub(1, cast(mask, dtype)), low);
   if (mask.rank === 2) return unsqueeze(bias, 1, 2);
@@ -66,7 +70,7 @@ function packedAttention(n: NodeContext): Tensor {
   const width = qkv.shape.at(-1) as number;
   const sizes = n.ints('qkv_hidden_sizes') ?? [width / 3, width / 3, width / 3];
   const [q, k, v] = split(qkv, sizes).map((part) => splitHeads(n, part, heads)) as [Tensor, Tensor, Tensor];
-  const mask = n.has(3) ? maskBias(n, n.in(3), q.dtype) : undefined;
+  const mask = n.has(3) ? maskBias(n, n.in(3), k) : undefined;
   const options = { bias: sumBias(mask, n.optional(5)), causal: n.int('unidirectional', 0) !== 0, scale: scaleOf(n) };
   return joinHeads(attention(q, k, v, options));
 }
@@ -87,7 +91,7 @@ function multiHeadAttention(n: NodeContext): Tensor {
     if (x.rank === 4) return x;
     return splitHeads(n, biases[i] ? add(x, biases[i]) : x, heads);
   }) as [Tensor, Tensor, Tensor];
-  const mask = n.has(4) ? maskBias(n, n.in(4), q.dtype) : undefined;
+  const mask = n.has(4) ? maskBias(n, n.in(4), k) : undefined;
   const options = { bias: sumBias(mask, n.optional(5)), causal: n.int('unidirectional', 0) !== 0, scale: scaleOf(n) };
   return joinHeads(attention(q, k, v, options));
 }
@@ -147,8 +151,8 @@ function interleaved(x: Tensor, cos: Tensor, sin: Tensor): Tensor {
 function skipNorm(normalize: (x: Tensor, n: NodeContext) => Tensor, bias: number): OperatorRule {
   return {
     trace: (n) => {
-      const sum = add(n.in(0), n.in(1));
-      const whole = n.has(bias) ? add(sum, n.in(bias)) : sum;
+      const both = add(n.in(0), n.in(1));
+      const whole = n.has(bias) ? add(both, n.in(bias)) : both;
       return [normalize(whole, n), whole, whole, whole].slice(0, Math.max(1, n.outputCount));
     },
     note: 'outputs 2 and 3 (statistics) are not',
@@ -156,7 +160,6 @@ function skipNorm(normalize: (x: Tensor, n: NodeContext) => Tensor, bias: number
 }
 
 function embedNorm(n: NodeContext): Tensor[] {
-  if (n.node.output[1]) throw n.unsupported('its mask output');
   const ids = cast(n.in(0), 'int64');
   const seq = ids.shape[1]!;
   const words = gather(n.in(2), ids);
@@ -165,10 +168,12 @@ function embedNorm(n: NodeContext): Tensor[] {
     : typeof seq === 'number'
       ? slice(n.in(3), 0, 0, seq)
       : gather(n.in(3), arange(seq));
-  const sum = add(words, positions);
-  const whole = n.has(1) && n.has(4) ? add(sum, gather(n.in(4), cast(n.in(1), 'int64'))) : sum;
+  const both = add(words, positions);
+  const whole = n.has(1) && n.has(4) ? add(both, gather(n.in(4), cast(n.in(1), 'int64'))) : both;
   const y = layerNorm(whole, n.in(5), n.in(6), n.float('epsilon', 1e-12));
-  return n.outputCount > 2 ? [y, y, whole] : [y];
+  // Its second output is how many tokens of each row are real.
+  const lengths = n.has(7) ? sum(n.in(7), { axes: [1] }) : expand(cast(scalar(0), 'int32'), [ids.shape[0]!]);
+  return [y, lengths, whole].slice(0, Math.max(1, n.outputCount));
 }
 
 const withBias = (activation: (x: Tensor) => Tensor): OperatorRule => ({

@@ -286,16 +286,22 @@ function explained<T>(label: string, inputs: readonly (Value | undefined)[], tra
   } catch (cause) {
     if (!(cause instanceof EngineError)) {
       const why = cause instanceof Error ? cause.message : String(cause);
-      throw new EngineError('ONNX_INVALID', `${label}: ${why}`, { cause });
+      throw new EngineError('ONNX_INVALID', `${label}: ${shortened(why)}`, { cause });
     }
     // Not the line of user code: the new error ends with it again.
     const message = cause.message.replace(/^\[\w+\] /, '').replace(/, at \S+:\d+:\d+( for .*)?$/, '');
-    if (message.includes(label) || message.startsWith('not differentiable')) throw cause;
+    if (message.startsWith('not differentiable')) throw cause;
+    if (message.includes(label)) throw message.length > 1000 ? new EngineError(cause.code, shortened(message)) : cause;
     const symbols = [...new Set(inputs.flatMap((value) => value?.shape ?? []).filter(isSymbolic))];
     const hint =
       cause.code === 'SHAPE_MISMATCH' && symbols.length > 1
         ? `; if ${symbols.slice(0, 3).join(' and ')} are one size, say so: readOnnxModel(file, { sizes: { ${symbols[1]}: '${symbols[0]}' } })`
         : '';
-    throw new EngineError(cause.code, `${label}: ${message}${hint}`, { cause });
+    throw new EngineError(cause.code, `${label}: ${shortened(message)}${hint}`, { cause });
   }
+}
+
+/** Shapes of a broken file may have thousands of axes. */
+function shortened(message: string): string {
+  return message.length > 1000 ? `${message.slice(0, 1000)} …` : message;
 }
