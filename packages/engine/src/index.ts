@@ -154,6 +154,7 @@ export { constant, inFloat32, scalar, Tensor, type TensorSpec } from './tensor.j
 export { checkpoint } from './transforms/checkpoint.js';
 export { customVjp } from './transforms/custom-vjp.js';
 export { grad, valueAndGrad } from './transforms/grad.js';
+export { hessian, jacobian } from './transforms/jacobian.js';
 export { jvp, vjp } from './transforms/jvp.js';
 export { float16Compute, float16Storage, type Precision, withPrecision } from './transforms/precision.js';
 export { type Axes, type VmapOptions, vmap } from './transforms/vmap.js';

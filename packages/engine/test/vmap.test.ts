@@ -30,11 +30,12 @@ const stack = (tensors: readonly HostTensor[]): HostTensor => {
   return e.hostTensor(dtype, [tensors.length, ...shape], all);
 };
 
+const ordersOf = (c: OperatorCase): readonly (1 | 2)[] => (c.noGradient ? [] : c.noSecondOrder ? [1] : [1, 2]);
+
 /** The value alone, or with the gradient, its gradient, and everything they are made of. */
 function results(c: OperatorCase, xs: readonly Tensor[]): Record<string, Tensor> {
   const all: Record<string, Tensor> = { value: c.fn(xs, sizes) };
-  const orders = c.noGradient ? [] : c.noSecondOrder ? ([1] as const) : ([1, 2] as const);
-  for (const order of orders) {
+  for (const order of ordersOf(c)) {
     const { value, gradient } = lossOf(c, sizes, 5, order)(xs);
     all[`loss ${order}`] = value;
     for (const [i, one] of gradient.entries()) all[`gradient ${order} of ${i}`] = one;
@@ -63,17 +64,19 @@ async function check(c: OperatorCase, batch: Dim) {
     const mapped = await e.compile(
       (xs: readonly Tensor[]) => {
         const inAxes = [choice.map((is) => (is ? 0 : null))];
-        const all = e.vmap((xs: readonly Tensor[]) => results(c, xs), { inAxes })(xs);
-        if (c.noGradient) return all;
+        const all: Record<string, Tensor> = e.vmap((xs: readonly Tensor[]) => results(c, xs), { inAxes })(xs);
         // The other order: the gradient of what was mapped.
-        const loss = (xs: readonly Tensor[]) =>
-          e.vmap((xs: readonly Tensor[]) => lossOf(c, sizes, 5, 1)(xs).value, { inAxes })(xs);
-        const floats = (xs: readonly Tensor[]) => xs.filter(({ dtype }) => dtype.startsWith('float'));
-        const outer = e.grad((given: readonly Tensor[]) => {
-          const rest = [...given];
-          return e.sum(loss(xs.map((x) => (x.dtype.startsWith('float') ? rest.shift()! : x))));
-        })(floats(xs));
-        return { ...all, ...Object.fromEntries(outer.map((one, i) => [`outer gradient of ${i}`, one])) };
+        const floats = xs.filter(({ dtype }) => dtype.startsWith('float'));
+        for (const order of ordersOf(c)) {
+          const loss = (xs: readonly Tensor[]) => lossOf(c, sizes, 5, order)(xs).value;
+          const outer = e.grad((given: readonly Tensor[]) => {
+            const rest = [...given];
+            const all = xs.map((x) => (x.dtype.startsWith('float') ? rest.shift()! : x));
+            return e.sum(e.vmap(loss, { inAxes })(all));
+          })(floats);
+          for (const [i, one] of outer.entries()) all[`outer gradient ${order} of ${i}`] = one;
+        }
+        return all;
       },
       specs.map((spec, i) => (choice[i] ? { ...spec, shape: [batch, ...spec.shape] } : spec)),
     );
@@ -90,10 +93,12 @@ async function check(c: OperatorCase, batch: Dim) {
       close(`${where}: ${key}`, got[key]!, stack(separate.map((result) => result[key]!)));
     }
     const floatInputs = choice.filter((_, i) => specs[i]!.dtype.startsWith('float'));
-    for (const [i, is] of floatInputs.entries()) {
-      if (c.noGradient) break;
-      const each = stack(separate.map((result) => result[`gradient 1 of ${i}`]!));
-      close(`${where}: gradient of the sum, of ${i}`, got[`outer gradient of ${i}`]!, is ? each : total(each));
+    for (const order of ordersOf(c)) {
+      for (const [i, is] of floatInputs.entries()) {
+        const each = stack(separate.map((result) => result[`gradient ${order} of ${i}`]!));
+        const found = got[`outer gradient ${order} of ${i}`]!;
+        close(`${where}: gradient of the sum, order ${order}, of ${i}`, found, is ? each : total(each));
+      }
     }
     await mapped.dispose();
   }
