@@ -1,12 +1,15 @@
 /** ONNX Runtime in Node.js: the only file that knows the native package. */
+import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
 import * as ort from 'onnxruntime-node';
 import { EngineError } from '../errors.js';
 import type { DType, HostTensor } from '../host-tensor.js';
 import { backendMissing, copyOf, extraOptions, identityModel, livesOnGpu, messageOf, runSession } from './shared.js';
-import type { Backend, DeviceTensor, OpenOptions, Residence, Session, SessionOptions } from './types.js';
+import type { Backend, DeviceTensor, OpenOptions, ProfileEvent, Residence, Session, SessionOptions } from './types.js';
 
 export { closeSession, runSession, toHost } from './shared.js';
-export type { Backend, DeviceTensor, OpenOptions, Session, SessionOptions } from './types.js';
+export type { Backend, DeviceTensor, OpenOptions, ProfileEvent, Session, SessionOptions } from './types.js';
 
 export const defaultBackend: Backend = 'cpu';
 
@@ -29,6 +32,8 @@ export async function openSession(model: Uint8Array | string, options: OpenOptio
       graphOptimizationLevel: 'all',
       extra: extraOptions(options),
       logSeverityLevel: 3,
+      enableMemPattern: false, // a second arena beside the first, of the same size and no faster
+      ...(options.profilePrefix ? { enableProfiling: true, profileFilePrefix: options.profilePrefix } : {}),
       ...(threads ? { intraOpNumThreads: threads } : {}),
       ...(backend === 'webgpu' && resident.length > 0
         ? { preferredOutputLocation: Object.fromEntries(resident.map((name) => [name, 'gpu-buffer' as const])) }
@@ -44,6 +49,27 @@ export async function openSession(model: Uint8Array | string, options: OpenOptio
       throw backendMissing(backend, 'its libraries do not load', cudaAdvice, cause);
     }
     throw new EngineError('SESSION_FAILED', `ONNX Runtime cannot open the program: ${message}`, { cause });
+  }
+}
+
+export async function recordProfile(
+  model: Uint8Array,
+  options: OpenOptions,
+  use: (session: Session) => Promise<void>,
+): Promise<readonly ProfileEvent[]> {
+  const folder = await mkdtemp(path.join(tmpdir(), 'fewtune-profile-'));
+  try {
+    const session = await openSession(model, { ...options, profilePrefix: path.join(folder, 'profile') });
+    try {
+      await use(session);
+      session.native.endProfiling();
+    } finally {
+      await session.native.release();
+    }
+    const [file] = await readdir(folder);
+    return JSON.parse(await readFile(path.join(folder, file!), 'utf8'));
+  } finally {
+    await rm(folder, { recursive: true, force: true });
   }
 }
 

@@ -33,6 +33,17 @@ export interface OpenOptions extends SessionOptions {
   readonly resident?: readonly string[];
   /** Passes of the graph optimiser that the model has no use for. */
   readonly skippedOptimizers?: readonly string[];
+  /** Where ONNX Runtime writes a profile of its operators: the beginning of a file's path. */
+  readonly profilePrefix?: string;
+}
+
+/** What ONNX Runtime's profiler notes, in Chrome's trace format; times in microseconds. */
+export interface ProfileEvent {
+  readonly cat: string;
+  readonly name: string;
+  readonly ts: number;
+  readonly dur: number;
+  readonly args?: Readonly<Record<string, string | undefined>>;
 }
 
 /**
@@ -52,6 +63,12 @@ export interface BackendModule {
     outputs: Readonly<Record<string, DeviceTensor | null>>,
   ): Promise<Record<string, DeviceTensor>>;
   closeSession(session: Session): Promise<void>;
+  /** What the profiler noted while `use` worked with a session of its own. @throws EngineError ARGUMENT_INVALID in browsers */
+  recordProfile(
+    model: Uint8Array,
+    options: OpenOptions,
+    use: (session: Session) => Promise<void>,
+  ): Promise<readonly ProfileEvent[]>;
   /** Wraps host memory without copying it. */
   toDevice(tensor: HostTensor): DeviceTensor;
   /** Looks at a tensor in host memory without copying it. */

@@ -15,7 +15,7 @@ import {
 import type { Backend, DeviceTensor, OpenOptions, Residence, Session, SessionOptions } from './types.js';
 
 export { closeSession, runSession, toHost } from './shared.js';
-export type { Backend, DeviceTensor, OpenOptions, Session, SessionOptions } from './types.js';
+export type { Backend, DeviceTensor, OpenOptions, ProfileEvent, Session, SessionOptions } from './types.js';
 
 export const defaultBackend: Backend = 'wasm';
 
@@ -79,6 +79,7 @@ export async function openSession(model: Uint8Array | string, options: OpenOptio
       graphOptimizationLevel: 'all',
       extra: extraOptions(options),
       logSeverityLevel: 3,
+      enableMemPattern: false,
       ...(backend === 'webgpu' && resident.length > 0
         ? { preferredOutputLocation: Object.fromEntries(resident.map((name) => [name, 'gpu-buffer' as const])) }
         : {}),
@@ -87,6 +88,10 @@ export async function openSession(model: Uint8Array | string, options: OpenOptio
   } catch (cause) {
     throw new EngineError('SESSION_FAILED', `ONNX Runtime cannot open the program: ${messageOf(cause)}`, { cause });
   }
+}
+
+export async function recordProfile(): Promise<never> {
+  throw new EngineError('ARGUMENT_INVALID', 'profiles are made in Node.js: ONNX Runtime writes them to a file');
 }
 
 export function toDevice({ dtype, shape, data }: HostTensor): DeviceTensor {

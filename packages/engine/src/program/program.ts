@@ -1,4 +1,4 @@
-import type { SessionOptions } from '#backend';
+import type { DeviceTensor, SessionOptions } from '#backend';
 import { runSession, toDevice, toHost } from '#backend';
 import { isSymbolic, showShape } from '../dims.js';
 import { EngineError } from '../errors.js';
@@ -12,6 +12,8 @@ import type { Tree } from '../tree.js';
 import { leaves, mapTree } from '../tree.js';
 import { emitGraph, type TracedGraph } from './graph.js';
 import { printGraph } from './print.js';
+import type { Profile, ProfileOptions } from './profile.js';
+import { profilePrograms } from './profile.js';
 import type { SharedSession } from './session-cache.js';
 import { shareSession } from './session-cache.js';
 
@@ -41,6 +43,7 @@ export class Program<I, O> {
     private readonly specs: ReadonlyMap<string, TensorSpec>,
     private readonly result: Tree<Tensor>,
     private readonly graph: TracedGraph,
+    private readonly options: SessionOptions,
     private shared: SharedSession | undefined,
   ) {}
 
@@ -58,7 +61,7 @@ export class Program<I, O> {
       Object.fromEntries(leaves(tree, isTensor).map(([path, tensor]) => [`${prefix}/${path}`, tensor]));
     const graph = { name, inputs: named(inputs, 'in'), outputs: named(result, 'out') };
     const shared = await shareSession(emitGraph(graph).model, session);
-    return new Program(name, new Map(leaves<TensorSpec>(specs, isSpec)), result, graph, shared);
+    return new Program(name, new Map(leaves<TensorSpec>(specs, isSpec)), result, graph, session, shared);
   }
 
   /**
@@ -66,9 +69,7 @@ export class Program<I, O> {
    */
   async run(inputs: I): Promise<O> {
     if (!this.shared) throw new EngineError('DISPOSED', `${this.name} was disposed`);
-    const given = new Map(leaves<HostTensor>(inputs as unknown as Tree<HostTensor>, isHostTensor));
-    checkInputs(this.name, this.specs, given);
-    const feeds = Object.fromEntries([...given].map(([path, tensor]) => [`in/${path}`, toDevice(tensor)]));
+    const feeds = this.feeds(inputs);
     const fetches = Object.fromEntries(leaves(this.result, isTensor).map(([path]) => [`out/${path}`, null]));
     const outputs = await runSession(this.shared.session, feeds, fetches);
     return mapTree<Tensor, HostTensor>(this.result, isTensor, (_, path) => toHost(outputs[`out/${path}`]!)) as O;
@@ -79,6 +80,17 @@ export class Program<I, O> {
     return printGraph(this.graph);
   }
 
+  /**
+   * Times every operator over some runs, in a session of its own.
+   *
+   * @example
+   * console.log(String(await program.profile({ x }, { runs: 10 })));
+   */
+  async profile(inputs: I, options: ProfileOptions = {}): Promise<Profile> {
+    if (!this.shared) throw new EngineError('DISPOSED', `${this.name} was disposed`);
+    return profilePrograms([{ graph: this.graph, feeds: this.feeds(inputs) }], this.options, options);
+  }
+
   async dispose(): Promise<void> {
     const shared = this.shared;
     this.shared = undefined;
@@ -87,6 +99,12 @@ export class Program<I, O> {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.dispose();
+  }
+
+  private feeds(inputs: I): Record<string, DeviceTensor> {
+    const given = new Map(leaves<HostTensor>(inputs as unknown as Tree<HostTensor>, isHostTensor));
+    checkInputs(this.name, this.specs, given);
+    return Object.fromEntries([...given].map(([path, tensor]) => [`in/${path}`, toDevice(tensor)]));
   }
 }
 

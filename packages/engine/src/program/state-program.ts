@@ -5,6 +5,7 @@ import type { HostTensor } from '../host-tensor.js';
 import type { Named } from '../optim/optimizer.js';
 import type { Tensor } from '../tensor.js';
 import { emitGraph, type TracedGraph } from './graph.js';
+import type { ProfiledProgram } from './profile.js';
 import type { SharedSession } from './session-cache.js';
 import { shareSession } from './session-cache.js';
 import type { ProgramState } from './state.js';
@@ -66,6 +67,12 @@ export class StateProgram {
     const results = Object.fromEntries(this.results.map((name) => [name, toHost(outputs[`result/${name}`]!)]));
     this.state.swap(outputs, accept(results));
     return results;
+  }
+
+  /** The program with what a run would read; for profiles. */
+  profiled(given: Readonly<Record<string, DeviceTensor>>): ProfiledProgram {
+    if (!this.shared) throw new EngineError('DISPOSED', `the ${this.name} was disposed`);
+    return { graph: this.graph, feeds: { ...given, ...this.state.feeds(this.reads) } };
   }
 
   async dispose(): Promise<void> {

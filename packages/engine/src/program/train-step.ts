@@ -8,6 +8,8 @@ import type { Tensor, TensorSpec } from '../tensor.js';
 import { scalar } from '../tensor.js';
 import { valueAndGrad } from '../transforms/grad.js';
 import { printGraph } from './print.js';
+import type { Profile, ProfileOptions } from './profile.js';
+import { profilePrograms } from './profile.js';
 import { ProgramState } from './state.js';
 import type { StateTrace } from './state-program.js';
 import { StateProgram } from './state-program.js';
@@ -72,6 +74,7 @@ export class TrainStep<B extends Named<TensorSpec>> {
     private readonly state: ProgramState,
     /** The whole step at once, or a micro-batch and the update. */
     private readonly programs: { whole: StateProgram } | { part: StateProgram; update: StateProgram },
+    private readonly where: SessionOptions,
   ) {}
 
   static async create<B extends Named<TensorSpec>>(options: TrainStepOptions<B>): Promise<TrainStep<B>> {
@@ -88,7 +91,7 @@ export class TrainStep<B extends Named<TensorSpec>> {
       : { whole: await open('training step', traceWhole(options, start)) };
     const fixed: Record<string, DeviceTensor> = {};
     for (const [name, tensor] of Object.entries(frozen)) fixed[`frozen/${name}`] = await upload(tensor, where);
-    return new TrainStep<B>(batch, fixed, state, programs);
+    return new TrainStep<B>(batch, fixed, state, programs, where);
   }
 
   /**
@@ -170,6 +173,22 @@ export class TrainStep<B extends Named<TensorSpec>> {
     return Object.values<StateProgram>(this.programs)
       .map(({ graph }) => printGraph(graph))
       .join('\n\n');
+  }
+
+  /**
+   * Times every operator of a step over some runs (of a micro-batch and the update, if it accumulates), in a session of
+   * its own. Nothing is changed: it can stand in the middle of a training.
+   *
+   * @example
+   * console.log(String(await step.profile(batch, { runs: 10 })));
+   */
+  async profile(batch: HostBatch<B>, options: ProfileOptions = {}): Promise<Profile> {
+    const given = this.feeds(batch);
+    const parts =
+      'whole' in this.programs
+        ? [this.programs.whole.profiled(given)]
+        : [this.programs.part.profiled(given), this.programs.update.profiled({})];
+    return profilePrograms(parts, this.where, options);
   }
 
   async dispose(): Promise<void> {
