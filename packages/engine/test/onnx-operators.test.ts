@@ -34,7 +34,7 @@ test.each(operatorCases.map((one) => [`${one.op}${one.what ? ` (${one.what})` : 
 );
 
 test('every operator of the table has a case here, or a test of its own', () => {
-  const elsewhere = ['Constant', 'If', 'Swish', 'Upsample', 'ReduceProd', 'com.microsoft.SimplifiedLayerNormalization'];
+  const elsewhere = ['Constant', 'If', 'Swish', 'Upsample', 'com.microsoft.SimplifiedLayerNormalization'];
   const covered = new Set([...operatorCases.map(({ op }) => op), ...elsewhere]);
   const all = Object.values(operatorFamilies).flatMap((family) => Object.keys(family));
   expect(all.filter((op) => !covered.has(op))).toEqual([]);

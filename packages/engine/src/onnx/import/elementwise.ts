@@ -1,19 +1,50 @@
 /** Operators that work element by element, and comparisons. */
 import type { DType } from '../../host-tensor.js';
-import { elu, hardSwish, leakyRelu, softplus } from '../../ops/activations.js';
+import {
+  celu,
+  elu,
+  hardSigmoid,
+  hardSwish,
+  leakyRelu,
+  mish,
+  prelu,
+  silu,
+  softplus,
+  softsign,
+  thresholdedRelu,
+} from '../../ops/activations.js';
 import { add, binaryOp, div, mul, neg, sub } from '../../ops/arithmetic.js';
-import { equal, greater, isFloat, less, logicalAnd, logicalNot, maximum, minimum, where } from '../../ops/compare.js';
-import { stopGradient } from '../../ops/control.js';
+import { elementwise } from '../../ops/batching.js';
+import {
+  bitwiseXor,
+  cast,
+  equal,
+  greater,
+  greaterOrEqual,
+  isFloat,
+  less,
+  lessOrEqual,
+  logicalAnd,
+  logicalNot,
+  logicalOr,
+  logicalXor,
+  maximum,
+  minimum,
+  where,
+} from '../../ops/compare.js';
 import {
   abs,
+  ceil,
   cos,
   erf,
   exp,
   floor,
   gelu,
   geluTanh,
+  isNan,
   log,
   pow,
+  reciprocal,
   relu,
   round,
   sigmoid,
@@ -22,7 +53,9 @@ import {
   sqrt,
   tanh,
 } from '../../ops/elementwise.js';
+import { mod } from '../../ops/modulo.js';
 import { dropout } from '../../ops/random.js';
+import { acos, acosh, asin, asinh, atan, atanh, cosh, sinh, tan } from '../../ops/trigonometry.js';
 import type { Op, Tensor } from '../../tensor.js';
 import { apply } from '../../tensor.js';
 import type { NodeContext, OperatorRule, OperatorTable } from './context.js';
@@ -59,7 +92,12 @@ const plainBinary = (name: string, result?: DType) => {
   return (a: Tensor, b: Tensor) => apply(op, [a, b]);
 };
 const plainUnary = (name: string, result?: DType) => {
-  const op: Op = { name, shape: ([x]) => ({ dtype: result ?? x!.dtype, shape: x!.shape }), vjp: () => [undefined] };
+  const op: Op = {
+    name,
+    shape: ([x]) => ({ dtype: result ?? x!.dtype, shape: x!.shape }),
+    vjp: () => [undefined],
+    batch: elementwise,
+  };
   return (x: Tensor) => apply(op, [x]);
 };
 
@@ -80,10 +118,10 @@ function clipped(n: NodeContext): Tensor {
 
 function power(n: NodeContext): Tensor {
   const exponent = n.value(1).known;
-  if (exponent?.entries.length !== 1 || !isFloat(n.value(0).dtype)) {
-    throw n.unsupported('an exponent that is not one constant number');
-  }
-  return pow(n.in(0), n.number(1, 'exponent'));
+  const x = n.in(0);
+  if (!isFloat(x.dtype)) throw n.unsupported('a power of whole numbers');
+  if (exponent?.entries.length === 1) return pow(x, n.number(1, 'exponent'));
+  return pow(x, cast(n.in(1), x.dtype));
 }
 
 function dropped(n: NodeContext): Tensor[] {
@@ -97,21 +135,12 @@ function dropped(n: NodeContext): Tensor[] {
   return n.outputCount > 1 ? [y, equal(x, x)] : [y];
 }
 
-/** Mish: x tanh(softplus(x)). Misra 2019, arXiv:1908.08681. */
-const mish = (x: Tensor) => mul(x, tanh(softplus(x)));
-
-/** clip(alpha x + beta, 0, 1) */
-const hardSigmoid = (x: Tensor, alpha: number, beta: number) => minimum(maximum(add(mul(x, alpha), beta), 0), 1);
-
-/** scale (max(0, x) + min(0, alpha (exp(x / over) − 1))) */
-const eluLike = (x: Tensor, alpha: number, over = 1) =>
-  where(greater(x, 0), x, mul(sub(exp(minimum(div(x, over), 0)), 1), alpha));
+/** gamma · elu(x), whose usual factors are the engine's `selu`; a file may have others. Klambauer et al. 2017. */
+const scaledElu = (x: Tensor, alpha: number, gamma: number) => mul(elu(x, alpha), gamma);
 
 export const geluRule: OperatorRule = {
   trace: (n) => (n.string('approximate', 'none') === 'tanh' ? geluTanh : gelu)(n.in(0)),
 };
-
-const isNan = plainUnary('IsNaN', 'bool');
 
 export const elementwiseOperators: OperatorTable = Object.fromEntries([
   binary('Add', add),
@@ -125,14 +154,30 @@ export const elementwiseOperators: OperatorTable = Object.fromEntries([
   unary('Sqrt', sqrt),
   unary('Sin', sin),
   unary('Cos', cos),
+  unary('Tan', tan),
+  unary('Asin', asin),
+  unary('Acos', acos),
+  unary('Atan', atan),
+  unary('Sinh', sinh),
+  unary('Cosh', cosh),
+  unary('Asinh', asinh),
+  unary('Acosh', acosh),
+  unary('Atanh', atanh),
   unary('Erf', erf),
-  unary('Reciprocal', (x) => div(1, x)),
+  unary('Reciprocal', reciprocal),
   unary('Sign', sign, none),
   unary('Round', round, none),
   unary('Floor', floor, none),
-  unary('Ceil', (x) => neg(floor(neg(x))), none),
-  ['Pow', { trace: power, fold: foldPow, note: 'the exponent is one constant' }],
-  ['Mod', { trace: (n) => modulo(n), fold: (inputs, n) => foldMod(n.int('fmod', 0) === 1)(inputs), ...none }],
+  unary('Ceil', ceil, none),
+  ['Pow', { trace: power, fold: foldPow }],
+  [
+    'Mod',
+    {
+      trace: (n) => mod(n.in(0), n.in(1), { truncated: n.int('fmod', 0) === 1 }),
+      fold: (inputs, n) => foldMod(n.int('fmod', 0) === 1)(inputs),
+      ...none,
+    },
+  ],
   variadic('Max', maximum),
   variadic('Min', minimum),
   variadic('Sum', add),
@@ -151,43 +196,38 @@ export const elementwiseOperators: OperatorTable = Object.fromEntries([
   unary('Sigmoid', sigmoid),
   unary('Tanh', tanh),
   unary('Softplus', softplus),
-  unary('Softsign', (x) => div(x, add(abs(x), 1))),
+  unary('Softsign', softsign),
   unary('HardSwish', hardSwish),
   unary('Mish', mish),
   ['Gelu', geluRule],
-  ['Swish', { trace: (n) => mul(n.in(0), sigmoid(mul(n.in(0), n.float('alpha', 1)))) }],
+  [
+    'Swish',
+    {
+      trace: (n) =>
+        n.float('alpha', 1) === 1 ? silu(n.in(0)) : mul(n.in(0), sigmoid(mul(n.in(0), n.float('alpha', 1)))),
+    },
+  ],
   ['LeakyRelu', { trace: (n) => leakyRelu(n.in(0), n.float('alpha', 0.01)) }],
-  ['PRelu', { trace: (n) => where(greater(n.in(0), 0), n.in(0), mul(n.in(0), n.in(1))) }],
+  ['PRelu', { trace: (n) => prelu(n.in(0), n.in(1)) }],
   ['Elu', { trace: (n) => elu(n.in(0), n.float('alpha', 1)) }],
-  ['Celu', { trace: (n) => eluLike(n.in(0), n.float('alpha', 1), n.float('alpha', 1)) }],
-  ['Selu', { trace: (n) => mul(eluLike(n.in(0), n.float('alpha', 1.6732632)), n.float('gamma', 1.050701)) }],
+  ['Celu', { trace: (n) => celu(n.in(0), n.float('alpha', 1)) }],
+  ['Selu', { trace: (n) => scaledElu(n.in(0), n.float('alpha', 1.6732632), n.float('gamma', 1.050701)) }],
   ['HardSigmoid', { trace: (n) => hardSigmoid(n.in(0), n.float('alpha', 0.2), n.float('beta', 0.5)) }],
-  ['ThresholdedRelu', { trace: (n) => where(greater(n.in(0), n.float('alpha', 1)), n.in(0), 0) }],
+  ['ThresholdedRelu', { trace: (n) => thresholdedRelu(n.in(0), n.float('alpha', 1)) }],
   ['Dropout', { trace: dropped, note: 'drops when the file or `training` says so' }],
   ['Where', { trace: (n) => where(n.in(0), n.in(1), n.in(2)), ...foldOf('Where') }],
   binary('Equal', equal, none),
   binary('Greater', greater, none),
   binary('Less', less, none),
-  binary('GreaterOrEqual', plainBinary('GreaterOrEqual', 'bool'), none),
-  binary('LessOrEqual', plainBinary('LessOrEqual', 'bool'), none),
+  binary('GreaterOrEqual', greaterOrEqual, none),
+  binary('LessOrEqual', lessOrEqual, none),
   binary('And', logicalAnd, none),
-  binary('Or', plainBinary('Or'), none),
-  binary('Xor', plainBinary('Xor'), none),
+  binary('Or', logicalOr, none),
+  binary('Xor', logicalXor, none),
   binary('BitwiseAnd', plainBinary('BitwiseAnd'), none),
   binary('BitwiseOr', plainBinary('BitwiseOr'), none),
-  binary('BitwiseXor', plainBinary('BitwiseXor'), none),
+  binary('BitwiseXor', bitwiseXor, none),
   unary('Not', logicalNot, none),
   unary('IsNaN', isNan, none),
   unary('IsInf', plainUnary('IsInf', 'bool'), none),
 ]);
-
-/** a − b floor(a / b), or with the dividend's sign (fmod). */
-function modulo(n: NodeContext): Tensor {
-  const [a, b] = [n.in(0), n.in(1)];
-  if (!isFloat(a.dtype)) return modOp(a, b);
-  const ratio = stopGradient(div(a, b));
-  const whole = n.int('fmod', 0) === 1 ? mul(sign(ratio), floor(abs(ratio))) : floor(ratio);
-  return sub(a, mul(b, whole));
-}
-
-const modOp = plainBinary('Mod');

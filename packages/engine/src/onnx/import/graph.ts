@@ -1,6 +1,7 @@
 /** Walks an ONNX graph and traces it, node by node, into engine operators. */
 import { isSymbolic } from '../../dims.js';
 import { EngineError } from '../../errors.js';
+import { Source, withSource } from '../../source.js';
 import type { Tensor } from '../../tensor.js';
 import type { OnnxAttribute, OnnxFunctionProto, OnnxGraph, OnnxModelProto, OnnxNode } from '../model.js';
 import { fromOnnxTensor } from '../model.js';
@@ -203,15 +204,23 @@ export class GraphTracer {
     const label = labelOf(node);
     const subgraph = (graph: OnnxGraph) => this.subgraph(graph, scope, opset, given, calls);
     const context = new NodeContext(node, label, opset, inputs, attributes, this.options, subgraph, this.count);
-    return explained(label, inputs, () => {
-      const direct = rule.values?.(context);
-      if (direct) return direct;
-      const known = rule.fold && context.knownInputs;
-      const folded = known && rule.fold?.(known, context);
-      if (folded) return [folded].flat().map((entry) => Value.known(entry));
-      const traced = [rule.trace(context)].flat();
-      return this.adapt(node, traced, inputs).map((tensor) => Value.traced(tensor));
-    });
+    // What the node traces is on its account: errors, profiles and printed programs name it.
+    const own = Source.named(label);
+    return explained(label, inputs, () =>
+      withSource(
+        own,
+        () => {
+          const direct = rule.values?.(context);
+          if (direct) return direct;
+          const known = rule.fold && context.knownInputs;
+          const folded = known && rule.fold?.(known, context);
+          if (folded) return [folded].flat().map((entry) => Value.known(entry));
+          const traced = [rule.trace(context)].flat();
+          return this.adapt(node, traced, inputs).map((tensor) => Value.traced(tensor));
+        },
+        false,
+      ),
+    );
   }
 
   private call(

@@ -1,11 +1,10 @@
 /** Matrix products. */
 import { add, mul } from '../../ops/arithmetic.js';
-import { normalizeAxis } from '../../ops/broadcast.js';
-import { greater, less, where } from '../../ops/compare.js';
+import { cast } from '../../ops/compare.js';
 import { einsum } from '../../ops/einsum.js';
-import { arange } from '../../ops/indexing.js';
 import { linear, matMul } from '../../ops/matmul.js';
 import { reshape } from '../../ops/shape.js';
+import { tril, triu } from '../../ops/triangle.js';
 import type { Tensor } from '../../tensor.js';
 import type { NodeContext, OperatorRule, OperatorTable } from './context.js';
 
@@ -43,15 +42,12 @@ export const fusedMatMul: OperatorRule = {
   },
 };
 
-/** Keeps the upper or lower triangle of the last two axes, from the k-th diagonal. */
+/** The upper or lower triangle of the last two axes, from the k-th diagonal; the runtime knows it for numbers only. */
 function triangle(n: NodeContext): Tensor {
   const x = n.in(0);
   const k = n.has(1) ? n.number(1, 'k') : 0;
-  normalizeAxis(n.label, 1, x.rank);
-  const rows = reshape(arange(x.shape.at(-2)!), [x.shape.at(-2)!, 1]);
-  const columns = reshape(arange(x.shape.at(-1)!), [1, x.shape.at(-1)!]);
-  const dropped = n.int('upper', 1) !== 0 ? less(columns, add(rows, k)) : greater(columns, add(rows, k));
-  return where(dropped, 0, x);
+  const keep = n.int('upper', 1) !== 0 ? triu : tril;
+  return x.dtype === 'bool' ? cast(keep(cast(x, 'float32'), k), 'bool') : keep(x, k);
 }
 
 export const linearOperators: OperatorTable = {

@@ -1,13 +1,13 @@
 /** Reductions, softmax, and picking the largest. */
 import type { Dim } from '../../dims.js';
 import { product } from '../../dims.js';
-import { mul, neg, sub, sum } from '../../ops/arithmetic.js';
+import { sub, sum } from '../../ops/arithmetic.js';
 import { normalizeAxis } from '../../ops/broadcast.js';
 import { topK } from '../../ops/elements.js';
-import { abs, log } from '../../ops/elementwise.js';
+import { log } from '../../ops/elementwise.js';
 import { cumSum } from '../../ops/indexing.js';
 import { logSoftmax, softmax } from '../../ops/normalize.js';
-import { argMax, l2Norm, logSumExp, max, mean, min } from '../../ops/reduce.js';
+import { argMax, argMin, l1Norm, l2Norm, logSumExp, max, mean, min, prod, sumSquares } from '../../ops/reduce.js';
 import { reshape, unsqueeze } from '../../ops/shape.js';
 import type { Tensor } from '../../tensor.js';
 import type { NodeContext, OperatorRule, OperatorTable } from './context.js';
@@ -70,22 +70,16 @@ export const reduceOperators: OperatorTable = {
   ReduceMean: reduceRule(mean),
   ReduceMax: reduceRule(max, combineDims.max),
   ReduceMin: reduceRule(min, combineDims.min),
-  ReduceL1: reduceRule((x, options) => sum(abs(x), options)),
+  ReduceL1: reduceRule(l1Norm),
   ReduceL2: reduceRule(l2Norm),
-  ReduceSumSquare: reduceRule((x, options) => sum(mul(x, x), options)),
+  ReduceSumSquare: reduceRule(sumSquares),
   ReduceLogSum: reduceRule((x, options) => log(sum(x, options))),
   ReduceLogSumExp: reduceRule(logSumExp),
-  // Elements that are sizes: a traced product is made of their logarithms only where they are known to be positive.
-  ReduceProd: {
-    trace: (n) => {
-      throw n.unsupported('a product of traced elements');
-    },
-    fold: reduceRule(sum, combineDims.prod, 1).fold,
-  },
+  ReduceProd: reduceRule(prod, combineDims.prod, 1),
   Softmax: softmaxRule(softmax),
   LogSoftmax: softmaxRule(logSoftmax),
   ArgMax: argRule(argMax),
-  ArgMin: argRule((x, axis) => argMax(neg(x), axis)),
+  ArgMin: argRule(argMin),
   TopK: {
     trace: (n) => {
       const options = { axis: n.int('axis', -1), largest: n.int('largest', 1) !== 0 };
