@@ -20,6 +20,7 @@ export { toOnnx } from './onnx/import/write.js';
 export {
   fromOnnxTensor,
   type OnnxAttribute,
+  type OnnxFunctionProto,
   type OnnxGraph,
   type OnnxModelProto,
   type OnnxNode,

@@ -167,6 +167,21 @@ function mutate(seed: number): { label: string; bytes: Uint8Array } {
   return { label, bytes: e.writeOnnx(model) };
 }
 
+/** Gradients of the first output, where it has any. */
+function traceGradients(model: e.OnnxFunction): void {
+  const { params } = model.split();
+  const name = Object.keys(model.outputs)[0]!;
+  if (model.outputs[name]!.dtype !== 'float32' || Object.keys(params).length === 0) return;
+  e.traceToOnnx(
+    (inputs) =>
+      e.grad((weights: Record<string, e.Tensor>) => e.sum(model.apply({ inputs, weights })[name]!))(
+        Object.fromEntries(Object.entries(params).map(([key, value]) => [key, e.constant(value)])),
+      ),
+    model.inputs,
+    { portable: false },
+  );
+}
+
 describe('mutated ONNX files', () => {
   test(`${count} of them: a clear error or a traced graph, never a hang, crash or large allocation`, async () => {
     const outcomes = new Map<string, number>();
@@ -179,6 +194,7 @@ describe('mutated ONNX files', () => {
       try {
         const model = await e.readOnnxModel(bytes);
         e.traceToOnnx((inputs) => model.apply({ inputs }), model.inputs, { portable: false });
+        if (seed % 8 === 0) traceGradients(model);
       } catch (error) {
         outcome = error instanceof e.EngineError ? error.code : 'crash';
         if (outcome === 'crash') failures.push(`${label}: ${error instanceof Error ? error.stack : error}`);
