@@ -1,3 +1,4 @@
+import type { Backend } from './backends/types.js';
 import type { Dim } from './dims.js';
 import { EngineError } from './errors.js';
 import { fromFloat16 } from './float16.js';
@@ -75,6 +76,8 @@ export type BatchRule = (inputs: readonly Tensor[], context: BatchContext) => Te
 export interface EmitContext {
   /** Only standard ONNX operators (a file for other runtimes), no contrib ones. */
   readonly portable: boolean;
+  /** Where the graph will run, when that is known: WebGPU lacks a few kernels, and falling back costs two copies. */
+  readonly backend?: Backend;
   node(
     type: string,
     inputs: readonly string[],

@@ -69,7 +69,7 @@ function scaledAttention(alpha: number) {
  * backward pass then has nothing to do, as what softmax makes of it is exactly 0.
  */
 function laterKeys(queries: Dim, keys: Dim, dtype: DType): Tensor {
-  const later = greater(reshape(arange(keys), [1, keys]), reshape(arange(queries), [queries, 1]));
+  const later = greater(reshape(arange(keys, 'int32'), [1, keys]), reshape(arange(queries, 'int32'), [queries, 1]));
   return where(later, scalar(dtype === 'float16' ? -6e4 : -1e9, dtype), scalar(0, dtype));
 }
 

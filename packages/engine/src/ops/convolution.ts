@@ -6,6 +6,7 @@ import type { Attributes, Op, Tensor } from '../tensor.js';
 import { apply } from '../tensor.js';
 import { sum } from './arithmetic.js';
 import { batchConvolution, batchWeightGradient } from './convolution-batching.js';
+import { emitGrouped } from './grouped-convolution.js';
 import { slice } from './indexing.js';
 import { reshape, transpose } from './shape.js';
 import type { Geometry, WeightGradient } from './weight-gradient.js';
@@ -72,7 +73,11 @@ const convOp: Op = {
     requireBias('conv', bias, out);
     return { dtype: x!.dtype, shape: [x!.shape[0]!, out, ...sizes] };
   },
-  emit: (context, node, inputs) => context.node('Conv', inputs, onnxAttributes(node.attributes as Geometry)),
+  emit: (context, node, inputs) => {
+    const attributes = onnxAttributes(node.attributes as Geometry);
+    const [out, inner] = node.inputs[1]!.shape as [number, number];
+    return emitGrouped(context, 'Conv', inputs, attributes, { in: inner, out: out / attributes.group });
+  },
   vjp: ([x, w, bias], dy, { attributes }) => [
     transposed(dy, w!, attributes as Geometry, spatial('conv', x!)),
     weightGradient(x!, dy, attributes as Geometry, spatial('conv', w!)),
@@ -96,7 +101,9 @@ const transposeOp: Op = {
     const from = spatial('convTranspose', x);
     const kernel = spatial('convTranspose', w);
     const extra = geometry.sizes.map((size, i) => size - smallest(geometry, from, kernel, i));
-    return context.node('ConvTranspose', inputs, { ...onnxAttributes(geometry), output_padding: extra });
+    const attributes = { ...onnxAttributes(geometry), output_padding: extra };
+    const [rows, out] = w.shape as [number, number];
+    return emitGrouped(context, 'ConvTranspose', inputs, attributes, { in: rows / geometry.group, out });
   },
   // The adjoint of a convolution: its gradients are that convolution, and that convolution's weight gradient.
   vjp: ([x, w, bias], dy, { attributes }) => {

@@ -1,4 +1,5 @@
-import { hostTensor } from '../host-tensor.js';
+import { sameShape } from '../dims.js';
+import { hostTensor, onnxType } from '../host-tensor.js';
 import type { Op, Tensor } from '../tensor.js';
 import { apply, scalar } from '../tensor.js';
 import type { Operand } from './arithmetic.js';
@@ -25,8 +26,40 @@ const sinOp = unaryOp('Sin', (x) => cos(x));
 const cosOp = unaryOp('Cos', (x) => neg(sin(x)));
 const tanhOp = unaryOp('Tanh', (_, y) => sub(1, mul(y, y)));
 const sigmoidOp = unaryOp('Sigmoid', (_, y) => mul(y, sub(1, y)));
-const signOp: Op = { name: 'Sign', shape: ([x]) => x!, vjp: () => [undefined], batch: elementwise };
-const roundOp: Op = { name: 'Round', shape: ([x]) => x!, vjp: () => [undefined], batch: elementwise };
+const signOp: Op = {
+  name: 'Sign',
+  shape: ([x]) => x!,
+  emit: (context, node, [x]) => {
+    const { dtype } = node.inputs[0]!;
+    if (context.backend !== 'webgpu' || dtype !== 'float32') return context.node('Sign', [x!]);
+    const zero = context.constant(hostTensor(dtype, [], [0]));
+    const [above, below] = ['Greater', 'Less'].map((type) => {
+      const [holds] = context.node(type, [x!, zero]);
+      return context.node('Cast', [holds!], { to: onnxType[dtype] })[0]!;
+    });
+    return context.node('Sub', [above!, below!]);
+  },
+  vjp: () => [undefined],
+  batch: elementwise,
+};
+const roundOp: Op = {
+  name: 'Round',
+  shape: ([x]) => x!,
+  emit: (context, node, [x]) => {
+    const { dtype } = node.inputs[0]!;
+    if (context.backend !== 'webgpu' || dtype !== 'float32') return context.node('Round', [x!]);
+    const number = (value: number) => context.constant(hostTensor(dtype, [], [value]));
+    const one = (type: string, ...inputs: string[]) => context.node(type, inputs)[0]!;
+    // ⌊x + ½⌋ rounds ties up; an odd result of a tie is one too large.
+    const up = one('Floor', one('Add', x!, number(0.5)));
+    const tie = one('Equal', one('Sub', up, x!), number(0.5));
+    const half = one('Mul', up, number(0.5));
+    const odd = one('Mul', one('Sub', half, one('Floor', half)), number(2));
+    return context.node('Sub', [up, one('Where', tie, odd, number(0))]);
+  },
+  vjp: () => [undefined],
+  batch: elementwise,
+};
 const ceilOp: Op = { name: 'Ceil', shape: ([x]) => x!, vjp: () => [undefined], batch: elementwise };
 const isNanOp: Op = {
   name: 'IsNaN',
@@ -82,11 +115,22 @@ const powOp: Op = {
 };
 
 // y = a^b  =>  da = dy b a^(b−1), db = dy y log a; with 0⁰ = 1 and no slope of a constant, as PyTorch decides them.
-const tensorPowOp = binaryOp('Pow', ([a, b], dy, { outputs: [y] }) => {
-  const slope = where(equal(b!, 0), 0, mul(b!, pow(a!, sub(b!, 1))));
-  const logarithm = where(equal(a!, 0), 0, log(where(equal(a!, 0), 1, a!)));
-  return [sumTo(mul(dy, slope), a!.shape, y!.shape), sumTo(mul(dy, mul(y!, logarithm)), b!.shape, y!.shape)];
-});
+const tensorPowOp: Op = {
+  ...binaryOp('Pow', ([a, b], dy, { outputs: [y] }) => {
+    const slope = where(equal(b!, 0), 0, mul(b!, pow(a!, sub(b!, 1))));
+    const logarithm = where(equal(a!, 0), 0, log(where(equal(a!, 0), 1, a!)));
+    return [sumTo(mul(dy, slope), a!.shape, y!.shape), sumTo(mul(dy, mul(y!, logarithm)), b!.shape, y!.shape)];
+  }),
+  emit: (context, node, inputs) => {
+    // WebGPU's Pow fails where both operands are broadcast.
+    const { shape } = node.outputs[0]!;
+    const whole = (i: number) => context.backend !== 'webgpu' || sameShape(node.inputs[i]!.shape, shape);
+    const operands = inputs.map((input, i) =>
+      whole(i) ? input : context.node('Expand', [input, context.shape(shape)])[0]!,
+    );
+    return context.node('Pow', operands);
+  },
+};
 
 export const exp = (x: Tensor): Tensor => apply(expOp, [x]);
 export const log = (x: Tensor): Tensor => apply(logOp, [x]);

@@ -2,7 +2,7 @@ import type { Dim } from '../dims.js';
 import { isSymbolic, product, sameShape, showShape } from '../dims.js';
 import { EngineError } from '../errors.js';
 import type { DType } from '../host-tensor.js';
-import { hostTensor } from '../host-tensor.js';
+import { hostTensor, onnxType } from '../host-tensor.js';
 import type { Attributes, Op, Tensor } from '../tensor.js';
 import { apply, applyAll, requireDtype, scalar } from '../tensor.js';
 import { add, expand, mul, sizeOf } from './arithmetic.js';
@@ -244,12 +244,13 @@ export function scatterAdd(rows: Tensor, indices: Tensor, count: Dim): Tensor {
 
 const rangeOp: Op = {
   name: 'Range',
-  shape: (_, { dim }) => ({ dtype: 'int64', shape: [dim as Dim] }),
+  shape: (_, { dim, dtype }) => ({ dtype: dtype as DType, shape: [dim as Dim] }),
   emit: (context, node) => {
-    const scalarOf = (name: string) =>
-      context.node('Reshape', [name, context.constant(hostTensor('int64', [0], []))])[0]!;
-    const number = (value: number) => context.constant(hostTensor('int64', [], [value]));
-    return context.node('Range', [number(0), scalarOf(context.dim(node.attributes.dim as Dim)), number(1)]);
+    const { dim, dtype } = node.attributes as { dim: Dim; dtype: DType };
+    const [end] = context.node('Reshape', [context.dim(dim), context.constant(hostTensor('int64', [0], []))]);
+    const typed = dtype === 'int64' ? end! : context.node('Cast', [end!], { to: onnxType[dtype] })[0]!;
+    const number = (value: number) => context.constant(hostTensor(dtype, [], [value]));
+    return context.node('Range', [number(0), typed, number(1)]);
   },
   vjp: 'none',
 };
@@ -272,12 +273,14 @@ function mergeFirst(x: Tensor): Tensor {
 
 /** 0, 1, … up to the size of a dimension, which may be symbolic. */
 export function arange(dim: Dim, dtype: DType = 'int64'): Tensor {
-  return cast(apply(rangeOp, [], { dim }), dtype);
+  const counted = dtype === 'int32' ? 'int32' : 'int64';
+  return cast(apply(rangeOp, [], { dim, dtype: counted }), dtype);
 }
 
 /** 1 where the index names the class, else 0: int64 [...] -> [..., classes]. */
 export function oneHot(indices: Tensor, classes: number, dtype: DType = 'float32'): Tensor {
-  return cast(equal(unsqueeze(indices, -1), arange(classes, indices.dtype)), dtype);
+  // Compared in int32, which every backend computes in.
+  return cast(equal(unsqueeze(cast(indices, 'int32'), -1), arange(classes, 'int32')), dtype);
 }
 
 const cumSumOp: Op = {

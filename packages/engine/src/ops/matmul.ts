@@ -51,7 +51,7 @@ const matMulOp: Op = {
     if (a.rank === 2 && b.rank === 2) {
       return context.node('Gemm', inputs, { transA: Number(transposeA), transB: Number(transposeB), alpha });
     }
-    if (!context.portable && a.dtype === 'float32') {
+    if (!context.portable && context.backend !== 'webgpu' && a.dtype === 'float32') {
       const attributes = { transA: Number(transposeA), transB: Number(transposeB), alpha };
       return context.node('FusedMatMul', inputs, attributes, { domain: 'com.microsoft' });
     }

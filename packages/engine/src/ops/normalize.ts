@@ -1,5 +1,6 @@
 import { showShape } from '../dims.js';
 import { EngineError } from '../errors.js';
+import { hostTensor } from '../host-tensor.js';
 import type { Op, Tensor } from '../tensor.js';
 import { apply, applyAll, inFloat32, scalar } from '../tensor.js';
 import { add, div, expand, mul, sub, sum, sumTo } from './arithmetic.js';
@@ -28,6 +29,14 @@ export function softmax(x: Tensor, axis = -1): Tensor {
 const logSoftmaxOp: Op = {
   name: 'LogSoftmax',
   shape: ([x]) => x!,
+  emit: (context, node, [x]) => {
+    const { axis } = node.attributes as { axis: number };
+    if (context.backend !== 'webgpu') return context.node('LogSoftmax', [x!], { axis });
+    const axes = context.constant(hostTensor('int64', [1], [axis]));
+    const one = (type: string, ...inputs: string[]) => context.node(type, inputs)[0]!;
+    const shifted = one('Sub', x!, one('ReduceMax', x!, axes)); // keepdims is ONNX's default
+    return context.node('Sub', [shifted, one('Log', one('ReduceSum', one('Exp', shifted), axes))]);
+  },
   // dx = dy − softmax(x) Σ dy
   vjp: (_, dy, { outputs: [y], attributes }) => [
     sub(dy, mul(exp(y!), sum(dy, { axes: [attributes.axis as number], keepDims: true }))),

@@ -6,6 +6,7 @@ import type { Dim } from '../dims.js';
 import type { HostTensor } from '../host-tensor.js';
 import { hostTensor } from '../host-tensor.js';
 import type { EmitContext, Node } from '../tensor.js';
+import { emitGrouped } from './grouped-convolution.js';
 
 export type Geometry = { strides: number[]; padding: number[]; dilations: number[]; group: number };
 export type WeightGradient = Geometry & { kernel: number[] };
@@ -17,7 +18,9 @@ const fewTaps = 27;
 export function emitWeightGradient(context: EmitContext, node: Node, x: string, dy: string): string[] {
   const { group, kernel } = node.attributes as WeightGradient;
   const taps = kernel.reduce((total, size) => total * size, node.outputs[0]!.shape[1] as number);
-  return (group === 1 && taps <= fewTaps ? patches : imagesAsChannels)(context, node, x, dy);
+  // WebGPU has neither the right grouped convolution for patches nor a fused product.
+  const few = context.backend !== 'webgpu' && group === 1 && taps <= fewTaps;
+  return (few ? patches : imagesAsChannels)(context, node, x, dy);
 }
 
 /** Sizes, named. */
@@ -63,12 +66,14 @@ function imagesAsChannels(context: EmitContext, node: Node, x: string, dy: strin
   const filter = transpose(context, dy, [1, 0, ...numbers(rank, 2)]); // [out, n, ...places]
   const wide = (values: readonly number[], rest: readonly number[]) => [...rest.slice(0, -1), values.at(-1)! * inner];
   const pads = wide(padding, padding);
-  const [full] = context.node('Conv', [image, filter], {
+  const attributes = {
     strides: [...dilations.slice(0, -1), 1],
     dilations: wide(strides, strides),
     pads: [...pads, ...pads],
     group,
-  });
+  };
+  const per = { in: Number(node.inputs[0]!.shape[0]), out: out / group };
+  const [full] = emitGrouped(context, 'Conv', [image, filter], attributes, per);
   // A stride that does not divide leaves places past the kernel.
   const found = size.map((length, i) => length + 2 * padding[i]! - (places[i]! - 1) * strides[i]!);
   const rows = found.map((length, i) => Math.floor((length - 1) / dilations[i]!) + 1);

@@ -1,3 +1,4 @@
+import type { Backend } from '../backends/types.js';
 import type { Dim } from '../dims.js';
 import { factorsOf, isSymbolic } from '../dims.js';
 import { EngineError } from '../errors.js';
@@ -14,6 +15,8 @@ const irVersion = 9;
 
 export interface EmitOptions {
   readonly portable?: boolean;
+  /** Where the graph will run, if that is known. */
+  readonly backend?: Backend;
   readonly name?: string;
 }
 
@@ -38,7 +41,7 @@ export function emitTraced(
   outputs: Readonly<Record<string, Tensor>>,
   options: EmitOptions = {},
 ): Emitted {
-  const emitter = new Emitter(inputs, Object.keys(outputs), options.portable ?? false);
+  const emitter = new Emitter(inputs, Object.keys(outputs), options.portable ?? false, options.backend);
   const results = Object.entries(outputs).map(([name, tensor]) => emitter.output(name, tensor));
   const used = Object.entries(inputs);
   const model = {
@@ -86,6 +89,7 @@ class Emitter implements EmitContext {
     inputs: Readonly<Record<string, Tensor>>,
     outputs: readonly string[],
     readonly portable: boolean,
+    readonly backend: Backend | undefined,
   ) {
     // Names that others read are theirs; what is in between makes room.
     for (const name of outputs) this.taken.add(name);

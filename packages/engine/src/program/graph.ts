@@ -1,3 +1,4 @@
+import type { Backend } from '../backends/types.js';
 import type { Node, Tensor } from '../tensor.js';
 import { isPlaceholder } from '../tensor.js';
 import type { Emitted } from './emitter.js';
@@ -9,10 +10,12 @@ export interface TracedGraph {
   /** Placeholders by the name they are fed under. */
   readonly inputs: Readonly<Record<string, Tensor>>;
   readonly outputs: Readonly<Record<string, Tensor>>;
+  /** Where it runs, if that is known. */
+  readonly backend?: Backend;
 }
 
-export function emitGraph({ name, inputs, outputs }: TracedGraph): Emitted {
-  return emitTraced(inputs, outputs, { name });
+export function emitGraph({ name, inputs, outputs, backend }: TracedGraph): Emitted {
+  return emitTraced(inputs, outputs, { name, backend });
 }
 
 /**

@@ -59,7 +59,7 @@ export class Program<I, O> {
     const result = traced(inputs as TracedTree<S>);
     const named = (tree: Tree<Tensor>, prefix: string) =>
       Object.fromEntries(leaves(tree, isTensor).map(([path, tensor]) => [`${prefix}/${path}`, tensor]));
-    const graph = { name, inputs: named(inputs, 'in'), outputs: named(result, 'out') };
+    const graph = { name, backend: options.backend, inputs: named(inputs, 'in'), outputs: named(result, 'out') };
     const shared = await shareSession(emitGraph(graph).model, session);
     return new Program(name, new Map(leaves<TensorSpec>(specs, isSpec)), result, graph, session, shared);
   }

@@ -43,7 +43,7 @@ export class StateProgram {
     const prefixed = (values: Named<Tensor>, prefix: string) =>
       Object.fromEntries(Object.entries(values).map(([key, tensor]) => [`${prefix}/${key}`, tensor]));
     const outputs = { ...prefixed(trace.writes, 'new'), ...prefixed(trace.results, 'result') };
-    const graph = { name, inputs: { ...trace.reads, ...trace.given }, outputs };
+    const graph = { name, backend: options.backend, inputs: { ...trace.reads, ...trace.given }, outputs };
     const { model } = emitGraph(graph);
     const resident = state.resident(Object.keys(trace.writes));
     const shared = await shareSession(model, { ...options, resident });

@@ -88,9 +88,13 @@ export class ProgramState {
   /** Sets values to zero. */
   async clear(names: readonly string[]): Promise<void> {
     for (const name of names) {
-      const { data } = this.pair(name).current;
-      if (data instanceof BigInt64Array) data.fill(0n);
-      else (data as Float32Array).fill(0);
+      const pair = this.pair(name);
+      const { type, dims, location } = pair.current;
+      if (location === 'gpu-buffer') {
+        free(pair.current);
+        pair.current = await upload(zeros(type as DType, dims), this.options);
+      } else if (type === 'int64') (pair.current.data as BigInt64Array).fill(0n);
+      else (pair.current.data as Float32Array).fill(0);
     }
   }
 
