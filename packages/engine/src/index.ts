@@ -109,7 +109,9 @@ export {
 } from './ops/indexing.js';
 export { crossEntropy } from './ops/losses.js';
 export { linear, type MatMulOptions, matMul } from './ops/matmul.js';
+export { constantNBits, linearNBits, type NBitsWeight, quantizeNBits } from './ops/matmul-nbits.js';
 export { mod } from './ops/modulo.js';
+export { gatherNd, scatterNd } from './ops/nd.js';
 export {
   type BatchStatistics,
   batchNorm,
@@ -125,6 +127,7 @@ export { averagePool, globalAveragePool, maxPool, type PoolingOptions } from './
 export { dequantize, fakeQuantize } from './ops/quantize.js';
 export { dropout, randomUniform } from './ops/random.js';
 export { argMax, argMin, l1Norm, l2Norm, logSumExp, max, mean, min, prod, sumSquares } from './ops/reduce.js';
+export { type ResizeOptions, resize } from './ops/resize.js';
 export { reshape, transpose, unsqueeze } from './ops/shape.js';
 export { tril, triu } from './ops/triangle.js';
 export { acos, acosh, asin, asinh, atan, atanh, cosh, sinh, tan } from './ops/trigonometry.js';

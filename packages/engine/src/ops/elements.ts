@@ -1,12 +1,14 @@
 /** Picking along one axis, element by element: gatherElements, its transpose, and the largest k. */
 import type { Dim } from '../dims.js';
-import { isSymbolic, showShape } from '../dims.js';
+import { isSymbolic, sameShape, showShape } from '../dims.js';
 import { EngineError } from '../errors.js';
 import { hostTensor } from '../host-tensor.js';
-import type { Op, Tensor } from '../tensor.js';
-import { apply, applyAll, requireDtype } from '../tensor.js';
+import type { Op } from '../tensor.js';
+import { apply, applyAll, requireDtype, scalar, Tensor } from '../tensor.js';
+import { expand } from './arithmetic.js';
 import { shiftAxes, shiftAxesOfAll } from './batching.js';
 import { normalizeAxis } from './broadcast.js';
+import { slice } from './indexing.js';
 
 const gatherElementsOp: Op = {
   name: 'GatherElements',
@@ -27,34 +29,74 @@ const gatherElementsOp: Op = {
   batch: shiftAxesOfAll('axis'),
 };
 
-/** Elements of `x` along an axis, at places of their own: `indices` (int64) has the result's shape. */
+/**
+ * Elements of `x` along an axis, at places of their own.
+ *
+ * @param indices int64, shaped as the result: as x but on the axis, or smaller, and then the rest of x is not looked at
+ */
 export function gatherElements(x: Tensor, indices: Tensor, axis: number): Tensor {
   requireDtype('gatherElements', indices, 'int64');
-  return apply(gatherElementsOp, [x, indices], { axis: normalizeAxis('gatherElements', axis, x.rank) });
+  const at = normalizeAxis('gatherElements', axis, x.rank);
+  const read = indices.shape.reduce<Tensor>((y, size, i) => {
+    const smaller = i !== at && typeof size === 'number' && size < (y.shape[i] as number);
+    return smaller ? slice(y, i, 0, size) : y;
+  }, x);
+  return apply(gatherElementsOp, [read, indices], { axis: at });
 }
 
 const scatterElementsOp: Op = {
   name: 'ScatterElements',
-  shape: ([updates], { axis, size }) => ({
-    dtype: updates!.dtype,
-    shape: updates!.shape.map((dim, i) => (i === axis ? (size as Dim) : dim)),
-  }),
-  emit: (context, node, [updates, indices]) => {
-    const zero = context.constant(hostTensor(node.inputs[0]!.dtype, [1], [0]));
-    const [zeros] = context.node('Expand', [zero, context.shape(node.outputs[0]!.shape)]);
-    const attributes = { axis: node.attributes.axis as number, reduction: 'add' };
-    return context.node('ScatterElements', [zeros!, indices!, updates!], attributes);
+  shape: ([updates, , base], { axis, size }) => {
+    const shape = base?.shape ?? updates!.shape.map((dim, i) => (i === axis ? (size as Dim) : dim));
+    return { dtype: updates!.dtype, shape };
   },
-  vjp: ([, indices], dy, { attributes }) => [gatherElements(dy, indices!, attributes.axis as number), undefined],
+  emit: (context, node, [updates, indices, base]) => {
+    const { axis, reduction } = node.attributes as { axis: number; reduction: string };
+    let onto = base;
+    if (!onto) {
+      const zero = context.constant(hostTensor(node.inputs[0]!.dtype, [1], [0]));
+      [onto] = context.node('Expand', [zero, context.shape(node.outputs[0]!.shape)]);
+    }
+    return context.node('ScatterElements', [onto!, indices!, updates!], { axis, reduction });
+  },
+  vjp: ([updates, indices, base], dy, { attributes }) => {
+    const { axis, reduction } = attributes as { axis: number; reduction: 'none' | 'add' };
+    const around = (): Tensor =>
+      reduction === 'add'
+        ? dy
+        : scatterElements(expand(scalar(0, dy.dtype), updates!.shape), indices!, axis, dy, { reduction });
+    return [gatherElements(dy, indices!, axis), undefined, base && around()];
+  },
   batch: shiftAxesOfAll('axis'),
 };
 
-/** The transpose of `gatherElements`: adds each element to its place along an axis of `size` zeros. */
-export function scatterElements(updates: Tensor, indices: Tensor, axis: number, size: Dim): Tensor {
-  return apply(scatterElementsOp, [updates, indices], {
-    axis: normalizeAxis('scatterElements', axis, updates.rank),
-    size,
-  });
+/**
+ * The transpose of `gatherElements`: adds each element to its place along an axis of zeros, or of a given tensor; or
+ * puts it there.
+ *
+ * @param updates   as `indices`
+ * @param indices   int64
+ * @param onto      the size of the axis of zeros, or the tensor
+ * @param reduction 'none' puts the element in its place; the places must then be distinct
+ */
+export function scatterElements(
+  updates: Tensor,
+  indices: Tensor,
+  axis: number,
+  onto: Dim | Tensor,
+  { reduction = 'add' }: { reduction?: 'none' | 'add' } = {},
+): Tensor {
+  const at = normalizeAxis('scatterElements', axis, updates.rank);
+  if (!(onto instanceof Tensor))
+    return apply(scatterElementsOp, [updates, indices], { axis: at, size: onto, reduction });
+  const fits = onto.rank === updates.rank && sameShape(indices.shape, updates.shape) && onto.dtype === updates.dtype;
+  if (!fits) {
+    throw new EngineError(
+      'SHAPE_MISMATCH',
+      `scatterElements: updates ${showShape(updates.shape)} at ${showShape(indices.shape)} do not go into ${showShape(onto.shape)}`,
+    );
+  }
+  return apply(scatterElementsOp, [updates, indices, onto], { axis: at, reduction });
 }
 
 const topKOp: Op = {

@@ -76,6 +76,19 @@ export const compositeCases: OperatorCase[] = [
   },
   {
     operator: 'dequantize',
+    variant: 'one scale',
+    inputs: [
+      { shape: ['m', 'n'], dtype: 'uint8', below: 16 },
+      { shape: [], dtype: 'float32', range: [0.1, 0.2] },
+      { shape: [], dtype: 'uint8', values: [8] },
+    ],
+    fn: ([values, scale, zeroPoint]) => e.dequantize(values!, scale!, zeroPoint),
+    torch: '(a.double() - c.double()) * b',
+    dtype: 'float32',
+  },
+  {
+    operator: 'dequantize',
+    variant: 'a scale for each row',
     inputs: [
       { shape: ['m', 'n'], dtype: 'int8', from: -9, below: 10 },
       { shape: ['m', 1], dtype: 'float32', range: [0.1, 0.2] },
@@ -84,6 +97,46 @@ export const compositeCases: OperatorCase[] = [
     torch: 'a * b',
     dtype: 'float32',
   },
+  {
+    operator: 'dequantize',
+    variant: 'blocks',
+    inputs: [
+      { shape: ['m', 2, 3], dtype: 'int8', from: -9, below: 10 },
+      { shape: ['m', 2, 1], dtype: 'float32', range: [0.1, 0.2] },
+    ],
+    fn: ([values, scale]) => e.dequantize(values!, scale!),
+    torch: 'a * b',
+    dtype: 'float32',
+  },
+  ...([4, 8] as const).map(
+    (bits): OperatorCase => ({
+      operator: 'linearNBits',
+      variant: `${bits} bits`,
+      inputs: [
+        ['m', 'k', 40],
+        { shape: [3, 2, 4 * bits], dtype: 'uint8', below: 256 },
+        {
+          shape: [3, bits / 4],
+          dtype: 'uint8',
+          values: bits === 4 ? [0x78, 0x97, 0x6a] : [120, 140, 128, 110, 130, 99],
+        },
+        [3],
+      ],
+      fn: ([x, packed, zeroPoints, bias]) => {
+        const scales = e.constant(
+          e.hostTensor(
+            'float32',
+            [3, 2],
+            [4, 8, 12, 8, 6, 4].map((step) => step / 100 / bits),
+          ),
+        );
+        return e.linearNBits(x!, { packed: packed!, scales, zeroPoints, bits }, bias);
+      },
+      torch: `F.linear(a, unpack(b, ${bits}, torch.tensor([[4, 8], [12, 8], [6, 4]]) / 100 / ${bits}, c)[:, :40], d)`,
+      dtype: 'float32',
+      tolerance: 1e-4, // products with weights rounded to 16 bits on some machines
+    }),
+  ),
   unary('fakeQuantize', (x) => e.fakeQuantize(x, 4), 'fake_quantize(a, 4)', {
     noGradient: 'straight-through by intention, not the derivative',
   }),

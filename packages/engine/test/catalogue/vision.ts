@@ -1,6 +1,14 @@
 import * as e from '../../src/index.js';
 import type { OperatorCase } from './case.js';
 
+const resized = (variant: string, options: e.ResizeOptions, torch: string, sizes = [4, 5]): OperatorCase => ({
+  operator: 'resize',
+  variant,
+  inputs: [['m', 2, ...sizes]],
+  fn: ([x]) => e.resize(x!, options),
+  torch,
+});
+
 /** Convolution and pooling: ONNX Runtime's CPU has them in float32. */
 export const visionCases: OperatorCase[] = [
   {
@@ -83,6 +91,35 @@ export const visionCases: OperatorCase[] = [
     fn: ([x]) => e.averagePool(x!, { kernel: 3, stride: 2, padding: 1 }),
     torch: 'F.avg_pool2d(a, 3, 2, 1)',
   },
+  resized(
+    'nearest, twice',
+    { scales: 2, coordinates: 'asymmetric', rounding: 'floor' },
+    'F.interpolate(a, scale_factor=2)',
+  ),
+  resized(
+    'nearest, half',
+    { scales: 0.5, coordinates: 'asymmetric', rounding: 'floor' },
+    'F.interpolate(a, scale_factor=0.5)',
+  ),
+  resized(
+    'nearest, other sizes, half_pixel',
+    { sizes: [7, 3], rounding: 'round_prefer_ceil' },
+    'F.interpolate(a, size=(7, 3), mode="nearest-exact")',
+  ),
+  resized('linear', { sizes: [7, 3], mode: 'linear' }, 'F.interpolate(a, size=(7, 3), mode="bilinear")'),
+  resized(
+    'linear, align_corners',
+    { sizes: [7, 9], mode: 'linear', coordinates: 'align_corners' },
+    'F.interpolate(a, size=(7, 9), mode="bilinear", align_corners=True)',
+  ),
+  resized('linear, 1-D', { scales: 1.5, mode: 'linear' }, 'F.interpolate(a, scale_factor=1.5, mode="linear")', [6]),
+  resized(
+    'linear, asymmetric',
+    { scales: 2, mode: 'linear', coordinates: 'asymmetric' },
+    'asymmetric_linear(a, 2)',
+    [4],
+  ),
+  resized('cubic', { scales: 2, mode: 'cubic' }, 'F.interpolate(a, scale_factor=2, mode="bicubic")'),
   {
     operator: 'globalAveragePool',
     inputs: [['m', 2, 'n', 3]],
