@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import resource
 import sys
 import time
 from collections.abc import Callable
@@ -24,13 +25,15 @@ def arguments(**defaults: int | float | str) -> argparse.Namespace:
 
 def serve(make: Callable[[str], Callable[[], None]]) -> None:
     """Answers with {"ms": [...]}, the time of each of `count` steps of `make(kind)`, which is made once; `version 0`
-    with the versions; and with {"error": "..."} where a step cannot run."""
+    with the versions; `memory 0` with the largest resident memory so far; {"error": "..."} where a step cannot run."""
     steps: dict[str, Callable[[], None]] = {}
     for line in sys.stdin:
         kind, count = line.split()
         try:
             if kind == "version":
                 answer: object = {"torch": torch.__version__, "threads": torch.get_num_threads()}
+            elif kind == "memory":
+                answer = {"peakBytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
             else:
                 if kind not in steps:
                     steps[kind] = make(kind)

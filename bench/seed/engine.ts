@@ -9,11 +9,12 @@ import { epoch } from './engine/epoch.js';
 import { gpt2 } from './engine/gpt2.js';
 import { javascript } from './engine/javascript.js';
 import { maml } from './engine/maml.js';
+import { memory } from './engine/memory.js';
 import { minilm } from './engine/minilm.js';
 import type { Part, PartContext } from './engine/part.js';
 import { resnet } from './engine/resnet.js';
 
-const parts: readonly Part[] = [minilm, epoch, maml, resnet, gpt2, javascript];
+const parts: readonly Part[] = [minilm, epoch, maml, resnet, gpt2, javascript, memory];
 
 export const engineParts: readonly string[] = parts.map(({ name }) => name);
 

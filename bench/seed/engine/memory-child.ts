@@ -1,0 +1,72 @@
+/**
+ * Run by memory.ts in a process of its own: `step <rows>` trains MiniLM for some steps, `steps <count>` a small model for
+ * many. Prints one JSON document.
+ */
+import { compile, constantRate, hostTensor, mul, sgd, trainStep } from '@fewtune/engine';
+import { loadEncoder } from '@fewtune/models';
+import { threads } from '../../lib/machine.js';
+import { classifierStep, paddedBatch, withRows } from './classifier.js';
+import { batchSpecs, smallLr, transformer } from './small-models.js';
+
+const [what, argument] = process.argv.slice(2) as [string, string];
+
+const peak = () => process.resourceUsage().maxRSS * 1024;
+
+/** Peak of a process that has only loaded the runtime, and after steps on 16 × 64 tokens. */
+async function fullStep(rows: number): Promise<object> {
+  const once = await compile(({ x }) => mul(x, 2), { x: { dtype: 'float32', shape: [1] } }, { threads });
+  await once.run({ x: hostTensor('float32', [1], [1]) });
+  await once.dispose();
+  const idleBytes = peak();
+  const encoder = await loadEncoder();
+  const [batch, tokens] = [16, 64];
+  const table = [...Array(rows).keys()];
+  const step = await classifierStep('full', withRows(encoder, table), paddedBatch(batch, tokens));
+  const fill = (shape: number[], value: (i: number) => number) => {
+    const count = shape.reduce((product, size) => product * size, 1);
+    return hostTensor(
+      'int64',
+      shape,
+      Array.from({ length: count }, (_, i) => value(i)),
+    );
+  };
+  const given = {
+    inputIds: fill([batch, tokens], (i) => (i * 7919) % rows),
+    attentionMask: fill([batch, tokens], () => 1),
+    labels: fill([batch], (i) => i),
+  };
+  for (let run = 0; run < 5; run++) await step.run(given);
+  await step.dispose();
+  return { idleBytes, peakBytes: peak() };
+}
+
+/** Resident memory over `count` steps of a small transformer, after a collection, every fiftieth step. */
+async function manySteps(count: number): Promise<object> {
+  const model = transformer({ batch: 4, tokens: 16 });
+  const step = await trainStep({
+    params: model.weights,
+    batch: batchSpecs(model),
+    loss: (params, { batch }) => model.loss(params, { batch }),
+    optimizer: sgd(),
+    schedule: constantRate(smallLr),
+    threads,
+  });
+  const collect = (globalThis as { gc?: () => void }).gc;
+  if (!collect) throw new Error('run with --expose-gc');
+  const resident: number[] = [];
+  for (let run = 1; run <= count; run++) {
+    await step.run(model.batch);
+    if (run % 50 !== 0) continue;
+    collect();
+    resident.push(process.memoryUsage().rss);
+  }
+  await step.dispose();
+  // The first eighth fills pools and lets the compiler settle. A collection gives back now more, now less: the largest
+  // of a stretch is steadier than any one.
+  const largest = (from: number, to: number) =>
+    Math.max(...resident.slice(Math.floor(from * resident.length), Math.ceil(to * resident.length)));
+  return { startBytes: largest(1 / 8, 3 / 8), endBytes: largest(3 / 4, 1) };
+}
+
+const result = what === 'step' ? await fullStep(Number(argument)) : await manySteps(Number(argument));
+process.stdout.write(`${JSON.stringify(result)}\n`);
