@@ -54,7 +54,7 @@ export const gpt2: Part = {
     return contest({
       what: `GPT-2 small LoRA r=${rank} step, ${batch} × ${tokens}`,
       ours: await ourStep(shape),
-      products: { contender: await productsContender(products(shape)), target: null },
+      products: { contender: await productsContender(products(shape), { threads }), target: null },
       rivals: [pythonRival(python, 'torch_gpt2.py', peer)],
       rounds: quick ? 2 : 5,
       runs: quick ? 2 : 1,

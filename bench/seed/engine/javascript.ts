@@ -1,8 +1,8 @@
 import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
-import { constantRate, type HostTensor, sgd, trainStep } from '@fewtune/engine';
-import { type Contender, PeerFailed, type Rival, timeEach } from '../../lib/contender.js';
+import type { HostTensor } from '@fewtune/engine';
+import { PeerFailed, type Rival } from '../../lib/contender.js';
 import { contest } from '../../lib/contest.js';
 import { threads } from '../../lib/machine.js';
 import { repository } from '../../lib/paths.js';
@@ -10,7 +10,8 @@ import { PeerServer } from '../../lib/peers.js';
 import { type Row, row } from '../../lib/report.js';
 import { productsContender } from './matrix-products.js';
 import type { Part, PartContext } from './part.js';
-import { batchSpecs, mlp, type SmallModel, smallLr, transformer } from './small-models.js';
+import { mlp, type SmallModel, transformer } from './small-models.js';
+import { type Recorded, smallStep } from './small-step.js';
 
 const peersFolder = path.join(repository, 'bench/peers/js');
 const peers = [
@@ -51,7 +52,7 @@ async function against(
   { quick, peers: wanted }: PartContext,
 ): Promise<Row[]> {
   const installed = wanted && existsSync(path.join(peersFolder, 'node_modules'));
-  const ours = await ourStep(model, width);
+  const ours = await smallStep(model, { threads: width });
   const theirs: Recorded[] = [];
   const verdict = width === threads;
   // The untuned one takes seconds a step: once is enough.
@@ -65,7 +66,7 @@ async function against(
   const rows = await contest({
     what: `${model.what}, ${width} thread${width > 1 ? 's' : ''}`,
     ours,
-    products: { contender: await productsContender(model.products, width), target: null },
+    products: { contender: await productsContender(model.products, { threads: width }), target: null },
     rivals,
     rounds: quick ? 2 : 5,
     runs: quick ? 1 : 3,
@@ -85,28 +86,6 @@ async function against(
     );
   }
   return rows;
-}
-
-interface Recorded extends Contender {
-  readonly losses: readonly number[];
-}
-
-async function ourStep(model: SmallModel, threads: number): Promise<Recorded> {
-  const step = await trainStep({
-    params: model.weights,
-    batch: batchSpecs(model),
-    loss: (params, { batch }) => model.loss(params, { batch }),
-    optimizer: sgd(),
-    schedule: constantRate(smallLr),
-    threads,
-  });
-  const losses: number[] = [];
-  return {
-    name: 'Fewtune',
-    losses,
-    time: (count) => timeEach(count, async () => losses.push((await step.run(model.batch)).loss)),
-    close: () => step.dispose(),
-  };
 }
 
 /** A script of bench/peers/js in a process of its own. */

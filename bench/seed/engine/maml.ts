@@ -40,7 +40,7 @@ async function mamlStep(tasks: number, { quick, python, torch }: PartContext): P
   return contest({
     what: `MAML second order, Conv4, ${tasks} task${tasks > 1 ? 's' : ''}`,
     ours: await ourStep(tasks),
-    products: { contender: await productsContender(products(tasks)), target: null },
+    products: { contender: await productsContender(products(tasks), { threads }), target: null },
     rivals: [peer('autograd', 'autograd'), peer('torch.func', 'func')],
     rounds: quick ? 2 : 8,
     runs: quick ? 2 : 5,

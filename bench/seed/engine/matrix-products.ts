@@ -1,6 +1,5 @@
 import { compile, hostTensor, matMul, type Program, reshape, slice, type Tensor } from '@fewtune/engine';
 import type { Contender } from '../../lib/contender.js';
-import { threads } from '../../lib/machine.js';
 import { normals } from '../../lib/statistics.js';
 
 /** [m, k] times [k, n], so many times; with `batch`, that many of them at once. */
@@ -15,7 +14,7 @@ export interface MatrixProduct {
 /** Runs one product after the other, each as often as it is needed, and times the sum. */
 export async function productsContender(
   list: readonly MatrixProduct[],
-  threadCount: number = threads,
+  session: { threads: number; backend?: 'wasm' },
 ): Promise<Contender> {
   const merged = mergeEqual(list);
   const runs: { program: Program<unknown, unknown>; given: unknown; count: number }[] = [];
@@ -25,9 +24,7 @@ export async function productsContender(
       a: { dtype: 'float32', shape: [...leading, m, k] },
       b: { dtype: 'float32', shape: [...leading, k, n] },
     } as const;
-    const program = await compile(({ a, b }: { a: Tensor; b: Tensor }) => corner(matMul(a, b)), specs, {
-      threads: threadCount,
-    });
+    const program = await compile(({ a, b }: { a: Tensor; b: Tensor }) => corner(matMul(a, b)), specs, session);
     const given = {
       a: hostTensor('float32', specs.a.shape, normals((batch ?? 1) * m * k, 1, 0.05)),
       b: hostTensor('float32', specs.b.shape, normals((batch ?? 1) * k * n, 2, 0.05)),

@@ -2,11 +2,12 @@
  * Run by memory.ts in a process of its own: `step <rows>` trains MiniLM for some steps, `steps <count>` a small model for
  * many. Prints one JSON document.
  */
-import { compile, constantRate, hostTensor, mul, sgd, trainStep } from '@fewtune/engine';
+import { compile, hostTensor, mul } from '@fewtune/engine';
 import { loadEncoder } from '@fewtune/models';
 import { threads } from '../../lib/machine.js';
 import { classifierStep, paddedBatch, withRows } from './classifier.js';
-import { batchSpecs, smallLr, transformer } from './small-models.js';
+import { transformer } from './small-models.js';
+import { smallStep } from './small-step.js';
 
 const [what, argument] = process.argv.slice(2) as [string, string];
 
@@ -43,24 +44,17 @@ async function fullStep(rows: number): Promise<object> {
 /** Resident memory over `count` steps of a small transformer, after a collection, every fiftieth step. */
 async function manySteps(count: number): Promise<object> {
   const model = transformer({ batch: 4, tokens: 16 });
-  const step = await trainStep({
-    params: model.weights,
-    batch: batchSpecs(model),
-    loss: (params, { batch }) => model.loss(params, { batch }),
-    optimizer: sgd(),
-    schedule: constantRate(smallLr),
-    threads,
-  });
+  const step = await smallStep(model, { threads });
   const collect = (globalThis as { gc?: () => void }).gc;
   if (!collect) throw new Error('run with --expose-gc');
   const resident: number[] = [];
   for (let run = 1; run <= count; run++) {
-    await step.run(model.batch);
+    await step.time(1);
     if (run % 50 !== 0) continue;
     collect();
     resident.push(process.memoryUsage().rss);
   }
-  await step.dispose();
+  await step.close();
   // The first eighth fills pools and lets the compiler settle. A collection gives back now more, now less: the largest
   // of a stretch is steadier than any one.
   const largest = (from: number, to: number) =>

@@ -38,7 +38,7 @@ export const resnet: Part = {
     return contest({
       what: `ResNet-18 step, 32 × 32, batch ${batch}`,
       ours: await ourStep(batch),
-      products: { contender: await productsContender(products(batch)), target: null },
+      products: { contender: await productsContender(products(batch), { threads }), target: null },
       rivals: [pythonRival(python, 'torch_resnet.py', peer)],
       rounds: quick ? 2 : 5,
       runs: 2,
