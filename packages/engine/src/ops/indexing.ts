@@ -97,12 +97,16 @@ const padOp: Op = {
   emit: (context, node, [x]) => {
     const { axis, start, size } = node.attributes as { axis: number; start: number; size: Dim };
     const inner = node.inputs[0]!.shape[axis] as number;
-    const before = context.constant(hostTensor('int64', [1], [start]));
-    const used = context.constant(hostTensor('int64', [1], [start + inner]));
-    const [after] = context.node('Sub', [context.dim(size), used]);
-    const [pads] = context.node('Concat', [before, after!], { axis: 0 });
-    const axes = context.constant(hostTensor('int64', [1], [axis]));
-    return context.node('Pad', [x!, pads!, '', axes]);
+    const whole = (...values: number[]) => context.constant(hostTensor('int64', [values.length], values));
+    // Pads of every axis: ONNX Runtime moves transposes through a Pad as if it never named its axes.
+    const zeros = (count: number) => Array<number>(count).fill(0);
+    const rest = zeros(node.inputs[0]!.rank - 1 - axis);
+    const before = [...zeros(axis), start, ...rest];
+    if (!isSymbolic(size))
+      return context.node('Pad', [x!, whole(...before, ...zeros(axis), size - start - inner, ...rest)]);
+    const [after] = context.node('Sub', [context.dim(size), whole(start + inner)]);
+    const parts = [whole(...before, ...zeros(axis)), after!, ...(rest.length > 0 ? [whole(...rest)] : [])];
+    return context.node('Pad', [x!, context.node('Concat', parts, { axis: 0 })[0]!]);
   },
   vjp: ([x], dy, { attributes: { axis, start } }) => {
     const from = start as number;
