@@ -121,6 +121,7 @@ const engineSources: Plugin = {
   setup({ onResolve }) {
     onResolve({ filter: /^@fewtune\/engine$/ }, () => ({ path: join(root, 'packages/engine/src/index.ts') }));
     onResolve({ filter: /^#backend$/ }, () => ({ path: join(root, 'packages/engine/src/backends/web.ts') }));
+    onResolve({ filter: /^#files$/ }, () => ({ path: join(root, 'packages/engine/src/onnx/import/files.web.ts') }));
     // Left to the import map: its threads load the file that they come from.
     onResolve({ filter: /^onnxruntime-web/ }, ({ path }) => ({ path, external: true }));
   },

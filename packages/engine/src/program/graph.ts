@@ -3,6 +3,7 @@ import type { Node, Tensor } from '../tensor.js';
 import { isPlaceholder } from '../tensor.js';
 import type { Emitted } from './emitter.js';
 import { emitTraced } from './emitter.js';
+import { warnOfFallbacks } from './fallbacks.js';
 
 /** A traced program, kept so that it can be looked at: printed, profiled, measured, searched for numbers gone wrong. */
 export interface TracedGraph {
@@ -15,7 +16,9 @@ export interface TracedGraph {
 }
 
 export function emitGraph({ name, inputs, outputs, backend }: TracedGraph): Emitted {
-  return emitTraced(inputs, outputs, { name, backend });
+  const emitted = emitTraced(inputs, outputs, { name, backend });
+  if (backend === 'webgpu') warnOfFallbacks(name, emitted);
+  return emitted;
 }
 
 /**

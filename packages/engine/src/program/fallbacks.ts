@@ -1,0 +1,56 @@
+import { isSymbolic } from '../dims.js';
+import type { Tensor } from '../tensor.js';
+import type { Emitted } from './emitter.js';
+
+/**
+ * What WebGPU has no kernel for in ONNX Runtime 1.30, as operator and element type of its first input. It is not read
+ * off the runtime, which says nothing without a profile: test/backends/webgpu-node.test.ts compares it with where every
+ * case of the catalogue ran. Sizes, counters and seeds are left out: those few numbers belong on the host.
+ */
+export const hostOnly: ReadonlySet<string> = new Set([
+  'BitwiseXor int64',
+  'Cast int8',
+  'Concat int64',
+  'Equal int64',
+  'Greater int64',
+  'GreaterOrEqual int64',
+  'Less int64',
+  'LessOrEqual int64',
+  'Mod float32',
+  'Mod int64',
+  'Or bool',
+  'Xor bool',
+]);
+
+/** Fewer elements are not worth a word. */
+const few = 8;
+
+function isSmall({ shape }: Tensor): boolean {
+  return shape.every((dim) => !isSymbolic(dim)) && shape.reduce<number>((n, dim) => n * (dim as number), 1) <= few;
+}
+
+/** The operators of a graph that WebGPU leaves to the processor, by name, each once. */
+export function fallbacksOf({ model, origins }: Pick<Emitted, 'model' | 'origins'>): string[] {
+  const found = new Set<string>();
+  for (const { name, opType } of model.graph.node) {
+    const node = name === undefined ? undefined : origins.get(name);
+    if (!node || node.inputs.length === 0 || node.inputs.every(isSmall)) continue;
+    const double = [...node.inputs, ...node.outputs].some(({ dtype }) => dtype === 'float64');
+    const { dtype } = node.inputs[0]!;
+    if (double) found.add(`${opType} float64`);
+    else if (hostOnly.has(`${opType} ${dtype}`)) found.add(`${opType} ${dtype}`);
+  }
+  return [...found].sort();
+}
+
+const said = new Set<string>();
+
+/** One line a program for what WebGPU leaves to the processor. */
+export function warnOfFallbacks(name: string, emitted: Pick<Emitted, 'model' | 'origins'>): void {
+  const fallbacks = fallbacksOf(emitted);
+  if (fallbacks.length === 0) return;
+  const line = `fewtune: in "${name}", WebGPU has no kernel for ${fallbacks.join(', ')}: these run on the processor, which costs a copy each way`;
+  if (said.has(line)) return;
+  said.add(line);
+  console.warn(line);
+}
