@@ -12,6 +12,7 @@ export type EngineErrorCode =
   | 'ONNX_INVALID'
   | 'SESSION_FAILED'
   | 'BACKEND_MISSING'
+  | 'PRECISION_LOST'
   | 'DISPOSED';
 
 /** Mistakes in user code while it is traced: their messages end with its line. */

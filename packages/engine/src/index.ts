@@ -133,6 +133,7 @@ export { tril, triu } from './ops/triangle.js';
 export { acos, acosh, asin, asinh, atan, atanh, cosh, sinh, tan } from './ops/trigonometry.js';
 export { type AdamWOptions, adamW } from './optim/adamw.js';
 export { clipByGlobalNorm, globalNorm } from './optim/clip.js';
+export type { LossScaleOptions } from './optim/loss-scale.js';
 export type { Named, Optimizer, StepContext } from './optim/optimizer.js';
 export { constantRate, cosineDecay, linearDecay, type Schedule } from './optim/schedule.js';
 export { type SgdOptions, sgd } from './optim/sgd.js';
@@ -148,6 +149,7 @@ export {
   type Program,
   type TracedTree,
 } from './program/program.js';
+export type { ShadowOptions, ShadowReport } from './program/shadow.js';
 export {
   type AccumulateOptions,
   type TrainStep,

@@ -4,17 +4,20 @@ import { isSymbolic, showShape } from '../dims.js';
 import { EngineError } from '../errors.js';
 import type { HostTensor, TypedArray } from '../host-tensor.js';
 import { hostTensor } from '../host-tensor.js';
+import { mul } from '../ops/arithmetic.js';
 import { identity } from '../ops/control.js';
 import type { Named } from '../optim/optimizer.js';
 import type { Tensor, TensorSpec } from '../tensor.js';
 import { placeholder, scalar } from '../tensor.js';
 import { gradients, pullBack, reached } from '../transforms/grad.js';
+import { withPrecision } from '../transforms/precision.js';
 import { checkInputs } from './program.js';
 import { ProgramState } from './state.js';
 import type { StateTrace } from './state-program.js';
 import { StateProgram } from './state-program.js';
 import type { HostBatch, StepMetrics, TracedBatch, UpdateOptions } from './update.js';
 import {
+  accepted,
   addGradients,
   addLoss,
   batchFeeds,
@@ -26,6 +29,7 @@ import {
   startState,
   startSums,
   stateInputs,
+  storedWeights,
   traceSumsUpdate,
   under,
 } from './update.js';
@@ -78,10 +82,11 @@ export class CachedStep<B extends Named<TensorSpec>, T extends Named<TensorSpec>
   ) {}
 
   static async create<B extends Named<TensorSpec>, T extends Named<TensorSpec> = Record<never, never>>(
-    options: CachedStepOptions<B, T>,
+    given: CachedStepOptions<B, T>,
   ): Promise<CachedStep<B, T>> {
-    const { params, frozen = {}, batch, targets = {} as T, optimizer } = options;
-    const start = { ...startState(params, optimizer), ...startSums(params) };
+    const options = underPolicy(given);
+    const { params, frozen = {}, batch, targets = {} as T } = options;
+    const start = { ...startState(params, options), ...startSums(params) };
     const where = { backend: options.backend, threads: options.threads };
     const state = await ProgramState.create(start, where);
     const open = (name: string, trace: StateTrace) => StateProgram.open(name, state, trace, where);
@@ -129,7 +134,7 @@ export class CachedStep<B extends Named<TensorSpec>, T extends Named<TensorSpec>
         }
         await backward.run({ ...feed, ...own });
       }
-      return metricsOf(await update.run({}));
+      return metricsOf(await update.run({}, (found) => accepted(update.writes, found)));
     } finally {
       await this.state.clear(this.state.names.filter((name) => name.startsWith('sum/')));
     }
@@ -173,6 +178,16 @@ export class CachedStep<B extends Named<TensorSpec>, T extends Named<TensorSpec>
   }
 }
 
+/** The options with their precision policy already worked in. */
+function underPolicy<B extends Named<TensorSpec>, T extends Named<TensorSpec>>(options: Options<B, T>): Options<B, T> {
+  const { precision } = options;
+  if (!precision) return options;
+  const policy = { ...precision, output: 'float32' } as const;
+  const frozen = storedWeights(options.frozen ?? {}, precision);
+  const encode = withPrecision(options.encode, policy);
+  return { ...options, frozen, encode, loss: withPrecision(options.loss, policy) };
+}
+
 type Options<B extends Named<TensorSpec>, T extends Named<TensorSpec>> = CachedStepOptions<B, T>;
 
 function traceEncode<B extends Named<TensorSpec>, T extends Named<TensorSpec>>(
@@ -199,7 +214,7 @@ function traceLoss<B extends Named<TensorSpec>, T extends Named<TensorSpec>>(
   start: Named<HostTensor>,
   encoded: Named<Tensor>,
 ): StateTrace {
-  const reads = stateInputs(start, 'step', 'param', 'sum');
+  const reads = stateInputs(start, 'step', 'param', 'scale', 'sum');
   const frozen = placeholders(options.frozen ?? {}, 'frozen');
   const targets = placeholders(options.targets ?? {}, 'target') as TracedBatch<T>;
   const representations = placeholders(encoded, 'representation');
@@ -209,7 +224,8 @@ function traceLoss<B extends Named<TensorSpec>, T extends Named<TensorSpec>>(
   const paths = reached([loss], [scalar(1)], Object.values(params));
   const own = Object.entries(params).filter((_, i) => paths[i] !== undefined);
   const names = Object.keys(representations);
-  const found = gradients(loss, [...Object.values(representations), ...own.map(([, tensor]) => tensor)]);
+  const scaled = mul(loss, reads['scale/value'] ?? 1);
+  const found = gradients(scaled, [...Object.values(representations), ...own.map(([, tensor]) => tensor)]);
   const cotangents = Object.fromEntries(names.map((name, i) => [`cotangent/${name}`, found[i]!]));
   const direct = Object.fromEntries(own.map(([name], i) => [name, found[names.length + i]!]));
   return {

@@ -2,19 +2,27 @@ import type { DeviceTensor, SessionOptions } from '#backend';
 import { upload } from '#backend';
 import { EngineError } from '../errors.js';
 import type { HostTensor } from '../host-tensor.js';
-import { mul, sizeOf } from '../ops/arithmetic.js';
+import { div, mul, sizeOf } from '../ops/arithmetic.js';
+import { globalNorm } from '../optim/clip.js';
 import type { Named } from '../optim/optimizer.js';
 import type { Tensor, TensorSpec } from '../tensor.js';
 import { scalar } from '../tensor.js';
 import { valueAndGrad } from '../transforms/grad.js';
+import { withPrecision } from '../transforms/precision.js';
 import { printGraph } from './print.js';
+<<<<<<< HEAD
 import type { Profile, ProfileOptions } from './profile.js';
 import { profilePrograms } from './profile.js';
+=======
+import type { ShadowOptions } from './shadow.js';
+import { Shadow } from './shadow.js';
+>>>>>>> 5119666 (feat(engine): float16 training steps: loss scaling, shadow check against float32, frozen weights of half the size)
 import { ProgramState } from './state.js';
 import type { StateTrace } from './state-program.js';
 import { StateProgram } from './state-program.js';
 import type { HostBatch, StepMetrics, TracedBatch, UpdateOptions } from './update.js';
 import {
+  accepted,
   addGradients,
   addLoss,
   batchFeeds,
@@ -24,6 +32,7 @@ import {
   startState,
   startSums,
   stateInputs,
+  storedWeights,
   traceSumsUpdate,
   traceUpdate,
   under,
@@ -49,6 +58,8 @@ export interface TrainStepOptions<B extends Named<TensorSpec>> extends SessionOp
    * of a micro-batch to sums, the second updates the weights.
    */
   readonly accumulate?: boolean | AccumulateOptions<B>;
+  /** A check of the first batches against float32; on when `precision` computes in float16. */
+  readonly shadow?: boolean | ShadowOptions;
 }
 
 export interface AccumulateOptions<B> {
@@ -75,11 +86,14 @@ export class TrainStep<B extends Named<TensorSpec>> {
     /** The whole step at once, or a micro-batch and the update. */
     private readonly programs: { whole: StateProgram } | { part: StateProgram; update: StateProgram },
     private readonly where: SessionOptions,
+    private readonly shadow: Shadow | undefined,
   ) {}
 
-  static async create<B extends Named<TensorSpec>>(options: TrainStepOptions<B>): Promise<TrainStep<B>> {
-    const { params, frozen = {}, batch, optimizer, accumulate } = options;
-    const start = { ...startState(params, optimizer), ...(accumulate && startSums(params)) };
+  static async create<B extends Named<TensorSpec>>(given: TrainStepOptions<B>): Promise<TrainStep<B>> {
+    const frozen = storedWeights(given.frozen ?? {}, given.precision);
+    const options = { ...given, frozen, shadow: given.shadow ?? given.precision?.compute === 'float16' };
+    const { params, batch, accumulate } = options;
+    const start = { ...startState(params, options), ...(accumulate && startSums(params)) };
     const where = { backend: options.backend, threads: options.threads };
     const state = await ProgramState.create(start, where);
     const open = (name: string, trace: StateTrace) => StateProgram.open(name, state, trace, where);
@@ -89,20 +103,26 @@ export class TrainStep<B extends Named<TensorSpec>> {
           update: await open('update', traceSumsUpdate(start, options)),
         }
       : { whole: await open('training step', traceWhole(options, start)) };
+    const shadow = options.shadow
+      ? new Shadow(
+          await open('float32 shadow', traceShadow(options, start)),
+          options.shadow === true ? {} : options.shadow,
+        )
+      : undefined;
     const fixed: Record<string, DeviceTensor> = {};
     for (const [name, tensor] of Object.entries(frozen)) fixed[`frozen/${name}`] = await upload(tensor, where);
-    return new TrainStep<B>(batch, fixed, state, programs, where);
+    return new TrainStep<B>(batch, fixed, state, programs, where, shadow);
   }
 
   /**
    * One step, of one batch or of micro-batches of any sizes, which together equal the one large batch. The loss is that
    * of the weights before the step.
    *
-   * @throws EngineError INPUT_MISMATCH; with nothing changed
+   * @throws EngineError INPUT_MISMATCH, or PRECISION_LOST when a shadow check fails; with nothing changed
    */
   async run(batch: HostBatch<B> | readonly HostBatch<B>[]): Promise<StepMetrics> {
     if ('whole' in this.programs && !Array.isArray(batch)) {
-      return metricsOf(await this.programs.whole.run(this.feeds(batch as HostBatch<B>)));
+      return metricsOf(await this.checked(this.programs.whole, batch as HostBatch<B>));
     }
     this.parts();
     if (this.waiting > 0) {
@@ -122,7 +142,7 @@ export class TrainStep<B extends Named<TensorSpec>> {
 
   /** Adds the gradient of a micro-batch to the sums. Needs the option `accumulate`. */
   async accumulate(batch: HostBatch<B>): Promise<{ loss: number }> {
-    const { loss } = await this.parts().part.run(this.feeds(batch));
+    const { loss } = await this.checked(this.parts().part, batch);
     this.waiting++;
     return { loss: Number(loss!.data[0]) };
   }
@@ -137,7 +157,7 @@ export class TrainStep<B extends Named<TensorSpec>> {
     if (this.waiting === 0) {
       throw new EngineError('ARGUMENT_INVALID', 'there is no micro-batch to update by; call accumulate(batch) first');
     }
-    const results = await update.run({});
+    const results = await update.run({}, (found) => accepted(update.writes, found));
     await this.discard();
     return metricsOf(results);
   }
@@ -193,6 +213,7 @@ export class TrainStep<B extends Named<TensorSpec>> {
 
   async dispose(): Promise<void> {
     for (const program of Object.values<StateProgram>(this.programs)) await program.dispose();
+    await this.shadow?.dispose();
     this.state.dispose();
     for (const tensor of Object.values(this.fixed)) if (tensor.location === 'gpu-buffer') tensor.dispose();
   }
@@ -209,36 +230,72 @@ export class TrainStep<B extends Named<TensorSpec>> {
     );
   }
 
-  private feeds(batch: HostBatch<B>): Record<string, DeviceTensor> {
-    return { ...this.fixed, ...batchFeeds(this.batchSpecs, batch) };
+  /** Runs a program on a batch, beside the float32 shadow while there is one. */
+  private async checked(program: StateProgram, batch: HostBatch<B>): Promise<Named<HostTensor>> {
+    const feeds = { ...this.fixed, ...batchFeeds(this.batchSpecs, batch) };
+    const wanted = await this.shadow?.run(feeds);
+    const results = await program.run(feeds, (found) => {
+      if (wanted) this.shadow!.compare(wanted, found);
+      return accepted(program.writes, found);
+    });
+    await this.shadow?.finish();
+    return results;
   }
 }
 
 function traceWhole<B extends Named<TensorSpec>>(options: TrainStepOptions<B>, start: Named<HostTensor>): StateTrace {
-  const reads = stateInputs(start, 'step', 'param', 'optimizer');
+  const reads = stateInputs(start, 'step', 'param', 'optimizer', 'scale');
   const { given, ...inputs } = givenInputs(options.frozen ?? {}, options.batch);
-  const { value, gradient } = valueAndGrad(options.loss)(under(reads, 'param'), { ...inputs, step: reads.step! });
-  const { writes, metrics } = traceUpdate(reads, gradient, 1, options);
-  return { reads, given, writes, results: { loss: value, ...metrics } };
+  const params = under(reads, 'param');
+  const { loss, gradient } = gradientOf(options, params, { ...inputs, step: reads.step! }, reads['scale/value']);
+  const { writes, metrics } = traceUpdate(reads, gradient, 1, { ...options, wantsNorm: Boolean(options.shadow) });
+  return { reads, given, writes, results: { loss, ...metrics } };
 }
 
 function tracePart<B extends Named<TensorSpec>>(options: TrainStepOptions<B>, start: Named<HostTensor>): StateTrace {
-  const reads = stateInputs(start, 'step', 'param', 'sum');
+  const reads = stateInputs(start, 'step', 'param', 'scale', 'sum');
   const { given, ...inputs } = givenInputs(options.frozen ?? {}, options.batch);
   const weight = weightOf(options, inputs.batch);
-  let loss: Tensor | undefined;
-  // The weight goes in where the backward pass begins: it costs one product.
-  const weighted = (params: Named<Tensor>) => {
-    loss = options.loss(params, { ...inputs, step: seedOf(reads.step!, reads['sum/count']!) });
-    return mul(loss, weight);
-  };
-  const { gradient } = valueAndGrad(weighted)(under(reads, 'param'));
+  const scale = reads['scale/value'];
+  const step = seedOf(reads.step!, reads['sum/count']!);
+  // The weight goes in where the backward pass begins, for one product; float16 has no room for it there.
+  const { loss, gradient } = gradientOf(options, under(reads, 'param'), { ...inputs, step }, scale ?? weight);
+  const weighted = scale
+    ? Object.fromEntries(Object.entries(gradient).map(([name, g]) => [name, mul(g, weight)]))
+    : gradient;
+  const norm = () => div(globalNorm(Object.values(gradient)), scale ?? weight);
   return {
     reads,
     given,
-    writes: { ...addGradients(reads, gradient), ...addLoss(reads, loss!, weight) },
-    results: { loss: loss! },
+    writes: { ...addGradients(reads, weighted), ...addLoss(reads, loss, weight) },
+    results: { loss, ...(options.shadow && { gradientNorm: norm(), ...(scale && { lossScale: scale }) }) },
   };
+}
+
+/** Loss and gradient norm in float32. */
+function traceShadow<B extends Named<TensorSpec>>(options: TrainStepOptions<B>, start: Named<HostTensor>): StateTrace {
+  const reads = stateInputs(start, 'step', 'param', ...(options.accumulate ? ['sum'] : []));
+  const { given, ...inputs } = givenInputs(options.frozen ?? {}, options.batch);
+  const step = options.accumulate ? seedOf(reads.step!, reads['sum/count']!) : reads.step!;
+  const precision = options.precision && ({ ...options.precision, compute: 'float32' } as const);
+  const { loss, gradient } = gradientOf({ ...options, precision }, under(reads, 'param'), { ...inputs, step });
+  return { reads, given, writes: {}, results: { loss, gradientNorm: globalNorm(Object.values(gradient)) } };
+}
+
+/** The loss, and its gradient times `factor`, under the precision policy. */
+function gradientOf<B extends Named<TensorSpec>>(
+  { loss: fn, precision }: Pick<TrainStepOptions<B>, 'loss' | 'precision'>,
+  params: Named<Tensor>,
+  given: { frozen: Named<Tensor>; batch: TracedBatch<B>; step: Tensor },
+  factor: Tensor = scalar(1),
+): { loss: Tensor; gradient: Named<Tensor> } {
+  const lossOf = precision ? withPrecision(fn, { ...precision, output: 'float32' }) : fn;
+  let loss: Tensor | undefined;
+  const { gradient } = valueAndGrad((params: Named<Tensor>) => {
+    loss = lossOf(params, given);
+    return mul(loss, factor);
+  })(params);
+  return { loss: loss!, gradient };
 }
 
 function weightOf<B extends Named<TensorSpec>>({ accumulate }: TrainStepOptions<B>, batch: TracedBatch<B>): Tensor {

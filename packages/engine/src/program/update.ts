@@ -1,16 +1,20 @@
 /** The parts that training programs share: their state, the gradient's way into it, and the optimiser's step. */
 import type { DeviceTensor } from '#backend';
 import { toDevice } from '#backend';
+import { EngineError } from '../errors.js';
 import type { HostTensor } from '../host-tensor.js';
-import { zeros } from '../host-tensor.js';
-import { add, div, mul } from '../ops/arithmetic.js';
-import { cast } from '../ops/compare.js';
-import { clipByGlobalNorm } from '../optim/clip.js';
+import { convertFloat, zeros } from '../host-tensor.js';
+import { add, div, mul, sub } from '../ops/arithmetic.js';
+import { cast, equal, logicalNot } from '../ops/compare.js';
+import { clipByGlobalNorm, globalNorm } from '../optim/clip.js';
+import type { LossScaleOptions } from '../optim/loss-scale.js';
+import { nextLossScale, startLossScale } from '../optim/loss-scale.js';
 import type { Named, Optimizer } from '../optim/optimizer.js';
 import type { Schedule } from '../optim/schedule.js';
 import { Source, withSource } from '../source.js';
 import type { Tensor, TensorSpec } from '../tensor.js';
 import { constant, placeholder } from '../tensor.js';
+import type { Precision } from '../transforms/precision.js';
 import { checkInputs } from './program.js';
 import type { StateTrace } from './state-program.js';
 
@@ -20,14 +24,47 @@ export interface UpdateOptions {
   readonly schedule: Schedule;
   /** Largest global norm of the gradient; unlimited when left out. */
   readonly clipNorm?: number;
+  /** Which float dtype is used for what; everything is computed as it is written when left out. */
+  readonly precision?: Precision;
+  /**
+   * Dynamic loss scaling; on when `precision` computes in float16. A step whose gradients overflow is skipped: weights,
+   * moments and count stay as they are, and the scale shrinks.
+   */
+  readonly lossScale?: boolean | LossScaleOptions;
 }
 
 /** What a step found. */
 export interface StepMetrics {
   readonly loss: number;
   readonly lr: number;
-  /** Global norm before clipping; only with `clipNorm`. */
+  /** Global norm before clipping; only with `clipNorm`, loss scaling or a shadow check. */
   readonly gradientNorm?: number;
+  /** The gradients overflowed and nothing was changed but the loss scale; only with loss scaling. */
+  readonly skipped?: boolean;
+  /** The scale that this step used; only with loss scaling. */
+  readonly lossScale?: number;
+}
+
+/** How the loss is scaled, or undefined when it is not. */
+export function lossScaleOf({ lossScale, precision }: UpdateOptions): LossScaleOptions | undefined {
+  if (typeof lossScale === 'object') return lossScale;
+  return (lossScale ?? precision?.compute === 'float16') ? {} : undefined;
+}
+
+/** Frozen weights as the policy stores them. Vectors (biases, norms) are few bytes and stay exact. */
+export function storedWeights(frozen: Named<HostTensor>, precision?: Precision): Named<HostTensor> {
+  if (precision?.weight !== 'float16') return frozen;
+  const store = (name: string, tensor: HostTensor) => {
+    if (tensor.dtype !== 'float32' || tensor.shape.length < 2) return tensor;
+    const half = convertFloat(tensor, 'float16');
+    const lost = (half.data as Uint16Array).findIndex((bits) => (bits & 0x7fff) === 0x7c00);
+    if (lost < 0) return half;
+    throw new EngineError(
+      'PRECISION_LOST',
+      `the frozen weight "${name}" holds ${tensor.data[lost]}, beyond float16's 65504; store weights in float32`,
+    );
+  };
+  return Object.fromEntries(Object.entries(frozen).map(([name, tensor]) => [name, store(name, tensor)]));
 }
 
 export const prefixed = <T>(values: Named<T>, prefix: string): Record<string, T> =>
@@ -52,9 +89,12 @@ export function stateInputs(start: Named<HostTensor>, ...words: readonly string[
   return Object.fromEntries(wanted.map(([name, value]) => [name, placeholder(name, value)]));
 }
 
-/** Step count, weights and what the optimiser remembers. */
-export function startState(params: Named<HostTensor>, optimizer: Optimizer): Record<string, HostTensor> {
+/** Step count, weights, what the optimiser remembers, and the loss scale. */
+export function startState(params: Named<HostTensor>, options: UpdateOptions): Record<string, HostTensor> {
+  const { optimizer } = options;
+  const scaling = lossScaleOf(options);
   return {
+    ...(scaling && startLossScale(scaling)),
     step: zeros('int64', []),
     ...prefixed(params, 'param'),
     ...prefixed(optimizer.init(params), 'optimizer'),
@@ -104,7 +144,7 @@ export function seedOf(step: Tensor, microBatch: Tensor): Tensor {
 
 /** The update by what is in the sums. */
 export function traceSumsUpdate(start: Named<HostTensor>, options: UpdateOptions): StateTrace {
-  const reads = stateInputs(start, 'step', 'param', 'optimizer', 'sum');
+  const reads = stateInputs(start, 'step', 'param', 'optimizer', 'scale', 'sum');
   const { gradients, factor, loss } = meanOfSums(reads);
   const { writes, metrics } = traceUpdate(reads, gradients, factor, options);
   return { reads, given: {}, writes, results: { loss, ...metrics } };
@@ -112,8 +152,16 @@ export function traceSumsUpdate(start: Named<HostTensor>, options: UpdateOptions
 
 /** Numbers that a run returned. */
 export function metricsOf(results: Named<HostTensor>): StepMetrics {
-  const values = Object.entries(results).map(([name, tensor]) => [name, Number(tensor.data[0])]);
+  const values = Object.entries(results).map(([name, tensor]) => [
+    name,
+    tensor.dtype === 'bool' ? tensor.data[0] === 1 : Number(tensor.data[0]),
+  ]);
   return Object.fromEntries(values) as unknown as StepMetrics;
+}
+
+/** What of a step's new state counts: of one that is skipped, only the loss scale. */
+export function accepted(writes: readonly string[], results: Named<HostTensor>): readonly string[] {
+  return results.skipped?.data[0] === 1 ? writes.filter((name) => name.startsWith('scale/')) : writes;
 }
 
 /** The traced tensors, and the host tensors, of a batch. */
@@ -137,34 +185,54 @@ export function batchFeeds(specs: Named<TensorSpec>, batch: Named<HostTensor>): 
 /**
  * Clipping, schedule and optimiser, traced.
  *
- * @param state     step, param/… and optimizer/…
+ * @param state     step, param/…, optimizer/… and, if the loss is scaled, scale/…
  * @param gradients times `factor`, they are the gradient of the loss
- * @returns new values of the state, and the metrics `lr` and perhaps `gradientNorm`
+ * @returns new values of the state, and the metrics but the loss
  */
 export function traceUpdate(
   state: Named<Tensor>,
   gradients: Named<Tensor>,
   factor: Tensor | number,
-  { optimizer, schedule, clipNorm }: UpdateOptions,
+  options: UpdateOptions & { readonly wantsNorm?: boolean },
 ): { writes: Record<string, Tensor>; metrics: Record<string, Tensor> } {
-  const { gradients: used, norm } = named('clipping', () =>
-    clipNorm === undefined
-      ? { gradients: scaled(gradients, factor), norm: undefined }
-      : clipByGlobalNorm(gradients, clipNorm, factor),
-  );
+  const { optimizer, schedule, clipNorm, wantsNorm } = options;
+  const scaling = lossScaleOf(options);
+  const { gradients: used, norm } = named('clipping', () => {
+    const share = scaling ? div(factor, state['scale/value']!) : factor;
+    return clipNorm === undefined
+      ? { gradients: scaled(gradients, share), norm: scaling || wantsNorm ? normOf(gradients, share) : undefined }
+      : clipByGlobalNorm(gradients, clipNorm, share);
+  });
+  const scale = scaling && named('loss scale', () => lossScaleAfter(state, norm!, scaling));
   const count = named('step count', () => add(state.step!, 1));
   const at = named('schedule', () => ({ step: cast(count, 'float32'), lr: schedule(cast(count, 'float32')) }));
   const updated = named('optimizer', () =>
     optimizer.update(used, under(state, 'optimizer'), under(state, 'param'), at),
   );
   return {
-    writes: { step: count, ...prefixed(updated.params, 'param'), ...prefixed(updated.state, 'optimizer') },
-    metrics: { lr: at.lr, ...(norm && { gradientNorm: norm }) },
+    writes: {
+      step: count,
+      ...prefixed(updated.params, 'param'),
+      ...prefixed(updated.state, 'optimizer'),
+      ...scale?.writes,
+    },
+    metrics: { lr: at.lr, ...(norm && { gradientNorm: norm }), ...scale?.metrics },
   };
 }
 
 /** In listings and profiles this work stands under its name: it belongs to no line of the model. */
 const named = <T>(name: string, trace: () => T): T => withSource(Source.named(name), trace, false);
+
+const normOf = (gradients: Named<Tensor>, factor: Tensor | number): Tensor =>
+  mul(globalNorm(Object.values(gradients)), factor);
+
+function lossScaleAfter(state: Named<Tensor>, norm: Tensor, options: LossScaleOptions) {
+  const finite = equal(sub(norm, norm), 0); // infinity and NaN, less themselves, are NaN
+  return {
+    writes: nextLossScale(state, finite, options),
+    metrics: { skipped: logicalNot(finite), lossScale: state['scale/value']! },
+  };
+}
 
 const scaled = (gradients: Named<Tensor>, factor: Tensor | number): Named<Tensor> =>
   Object.fromEntries(Object.entries(gradients).map(([name, gradient]) => [name, mul(gradient, factor)]));
