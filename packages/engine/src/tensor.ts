@@ -107,7 +107,14 @@ export interface Op {
   readonly acceptsBroadcastCotangent?: boolean;
   /** How `vmap` maps it over a batch; without a rule it refuses with NOT_BATCHABLE. */
   readonly batch?: BatchRule;
+  /**
+   * For operators whose rules hold traced functions of their own: the same operator with those functions under a precision
+   * policy, which `wrap` applies. Cotangents then have the dtypes of what they belong to.
+   */
+  readonly lower?: (wrap: (fn: TensorFunction) => TensorFunction) => Op;
 }
+
+export type TensorFunction = (inputs: readonly Tensor[]) => readonly (Tensor | undefined)[];
 
 /** A traced value: shape, dtype and the operator application that makes it. Holds no numbers. */
 export class Tensor {

@@ -87,6 +87,7 @@ function checkpointOp(
       );
       return [...outputs.map(() => undefined), ...found];
     },
+    lower: (wrap) => checkpointOp(count, repeated, wrap(compute) as typeof compute),
     batch: (inputs, { batched, full, map }) => {
       const which = batched.slice(count);
       const mapped = checkpointOp(count, repeated, (given) => map(compute, given, which) as Tensor[]);

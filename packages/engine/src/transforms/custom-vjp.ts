@@ -1,5 +1,6 @@
 import { sum } from '../ops/arithmetic.js';
 import { alignExample } from '../ops/batching.js';
+import { cast } from '../ops/compare.js';
 import type { Op, Tensor } from '../tensor.js';
 import { apply } from '../tensor.js';
 
@@ -28,6 +29,12 @@ function ruleOp(backward: (args: readonly Tensor[], cotangent: Tensor) => readon
     emit: (_context, _node, [value]) => [value!],
     // The value itself gets no cotangent: the derived rule is never asked.
     vjp: ([, ...args], dy) => [undefined, ...backward(args, dy)],
+    lower: (wrap) => {
+      const lowered = wrap(([dy, ...args]) => backward(args, dy!));
+      return ruleOp((args, dy) =>
+        lowered([dy, ...args]).map((cotangent, i) => cotangent && cast(cotangent, args[i]!.dtype)),
+      );
+    },
     batch: ([, ...args], { node, batched, full, map }) => {
       // The rule is one for an example; over the batch it is mapped, and what the examples share gets the sum.
       const [, ...which] = batched;

@@ -106,6 +106,33 @@ describe('withPrecision', () => {
     }
   });
 
+  test("rules of one's own, and what is computed twice, follow the policy", async () => {
+    const [q, k, v] = [wave([2, 4, 8], 1.3), wave([2, 4, 8], 0.7), wave([2, 4, 8], 2.1)];
+    const specs = { q: f32([2, 4, 8]), k: f32([2, 4, 8]), v: f32([2, 4, 8]), w: f32([8, 8]) };
+    const layer = ({ q, k, v, w }: Record<keyof typeof specs, e.Tensor>) =>
+      e.linear(e.attention(e.linear(q, w), k, v, { causal: true }), w);
+    const loss = (p: Record<keyof typeof specs, e.Tensor>) => e.sum(e.tanh(e.checkpoint(layer)(p)));
+    const given = { q, k, v, w: wave([8, 8], 0.5, 0.3) };
+    await using exact = await e.compile((p) => e.grad(loss)(p), specs);
+    await using half = await e.compile((p) => e.grad(e.withPrecision(loss, e.float16Compute))(p), specs);
+    const [wanted, got] = [await exact.run(given), await half.run(given)];
+    for (const name of ['q', 'k', 'v', 'w'] as const) {
+      const [a, b] = [got[name].data as Float32Array, wanted[name].data as Float32Array];
+      const largest = Math.max(...Array.from(b, Math.abs));
+      for (const [i, value] of b.entries()) expect(Math.abs(a[i]! - value) / largest).toBeLessThan(3e-3);
+      expect(Buffer.compare(Buffer.from(a.buffer), Buffer.from(b.buffer))).not.toBe(0);
+    }
+    const traced = e.grad(e.withPrecision(loss, e.float16Compute))({
+      q: input('float32', [2, 4, 8]),
+      k: input('float32', [2, 4, 8]),
+      v: input('float32', [2, 4, 8]),
+      w: input('float32', [8, 8]),
+    });
+    const products = operators(traced.q).filter((name) => name.startsWith('MatMul'));
+    expect(products.length).toBeGreaterThan(4);
+    expect(products.filter((name) => name.endsWith('float32'))).toEqual([]);
+  });
+
   test('float16 arguments appear as float32 and are cast where they are used', async () => {
     const w = wave([6, 8], 1.1);
     const fn = ({ x, w }: { x: e.Tensor; w: e.Tensor }) => {

@@ -5,7 +5,7 @@ import { convertFloat, elementCount } from '../host-tensor.js';
 import { cast, isFloat } from '../ops/compare.js';
 import { identity, startAfter } from '../ops/control.js';
 import { withSource } from '../source.js';
-import type { Node, Tensor } from '../tensor.js';
+import type { Node, Tensor, TensorFunction } from '../tensor.js';
 import { applyAll, constant, constantValue, isPlaceholder, scalar } from '../tensor.js';
 import type { Tree } from '../tree.js';
 import { mapTree } from '../tree.js';
@@ -30,7 +30,7 @@ export const float16Compute: Precision = { compute: 'float16', weight: 'float32'
 export const float16Storage: Precision = { compute: 'float32', weight: 'float16', output: 'float32' };
 
 /** Products, run in the compute dtype: their sums are long, and this is where the time goes. */
-const products = new Set(['MatMul', 'Gemm', 'Conv', 'ConvTranspose']);
+const products = new Set(['MatMul', 'Gemm', 'Conv', 'ConvTranspose', 'ConvWeightGradient']);
 
 /**
  * Runs in the dtype of what it is given, and in float32 where that is mixed. Scalar constants take the other operand's dtype.
@@ -42,7 +42,7 @@ const passive = new Set([
   ...['Add', 'Sub', 'Mul', 'Div', 'Neg', 'Abs', 'Sign', 'Round', 'Floor', 'Ceil', 'Max', 'Min', 'Clip', 'Where'],
   ...['Equal', 'Greater', 'GreaterOrEqual', 'Less', 'LessOrEqual', 'Not', 'And', 'Or', 'Xor', 'BitwiseXor'],
   ...['Relu', 'LeakyRelu', 'PRelu', 'Sigmoid', 'HardSigmoid', 'HardSwish', 'Tanh', 'Gelu', 'Silu'],
-  ...['Expand', 'Tile', 'Reshape', 'Transpose', 'Slice', 'Pad', 'Concat', 'Split', 'Range', 'Size'],
+  ...['Expand', 'Tile', 'Reshape', 'Transpose', 'MirrorWeight', 'Slice', 'Pad', 'Concat', 'Split', 'Range', 'Size'],
   ...[
     'Gather',
     'GatherElements',
@@ -56,9 +56,6 @@ const passive = new Set([
     'Trilu',
   ],
 ]);
-
-/** Rules of these are written for the dtypes they were traced with. */
-const asTraced = new Set(['CustomVjp', 'Checkpoint']);
 
 /** Operators that may take a constant beyond float16's range at its largest number: masks of attention scores. */
 const saturating = new Set(['Where', 'Max', 'Min']);
@@ -80,11 +77,7 @@ export function withPrecision<Args extends unknown[], R extends Tree<Tensor>>(
     const start = scalar(0).node.id; // whatever is younger belongs to the function
     const given = new Map<Tensor, Tensor>();
     const seen = (value: unknown): unknown => {
-      if (isTensor(value)) {
-        const view = value.dtype === 'float16' ? cast(value, 'float32') : identity(value);
-        given.set(view, value);
-        return view;
-      }
+      if (isTensor(value)) return viewed(value, given);
       if (Array.isArray(value)) return value.map(seen);
       if (value === null || typeof value !== 'object' || Object.getPrototypeOf(value) !== Object.prototype)
         return value;
@@ -98,6 +91,24 @@ export function withPrecision<Args extends unknown[], R extends Tree<Tensor>>(
     }) as R;
   };
 }
+
+/** A value as the function sees it. */
+function viewed(value: Tensor, given: Map<Tensor, Tensor>): Tensor {
+  const view = value.dtype === 'float16' ? cast(value, 'float32') : identity(value);
+  given.set(view, value);
+  return view;
+}
+
+/** A function inside a rule, with results in whatever dtype they are computed. */
+const lowered =
+  (fn: TensorFunction, policy: Precision): TensorFunction =>
+  (inputs) => {
+    const start = scalar(0).node.id;
+    const given = new Map<Tensor, Tensor>();
+    const results = fn(inputs.map((input) => viewed(input, given)));
+    const rewriter = new Rewriter(policy, start, given);
+    return results.map((result) => result && rewriter.value(result));
+  };
 
 class Rewriter {
   /** Values whose dtype is nobody's wish: scalar constants, and what is made of nothing else. */
@@ -151,6 +162,13 @@ class Rewriter {
       return node.outputs;
     }
     const before = node.inputs.map((input) => this.made.get(input) ?? input);
+    if (node.op.lower && !node.precise) {
+      return applyAll(
+        node.op.lower((fn) => lowered(fn, this.policy)),
+        before,
+        node.attributes,
+      );
+    }
     const inputs = this.cast(node, before);
     const stored = products.has(node.op.name) && !node.precise && this.policy.compute === 'float32';
     const outputs = withSource(
@@ -172,9 +190,8 @@ class Rewriter {
   }
 
   /** The inputs in the dtype the operator runs in. */
-  private cast({ op, precise, inputs: traced }: Node, inputs: readonly Tensor[]): readonly Tensor[] {
+  private cast({ op, precise }: Node, inputs: readonly Tensor[]): readonly Tensor[] {
     if (inputs.some(({ dtype }) => dtype === 'float64') || op.name === 'Cast') return inputs;
-    if (asTraced.has(op.name)) return inputs.map((input, i) => this.as(input, traced[i]!.dtype));
     if (precise) return inputs.map((input) => this.as(input, 'float32'));
     if (products.has(op.name)) return inputs.map((input) => this.as(input, this.policy.compute));
     if (!passive.has(op.name)) return inputs.map((input) => this.as(input, 'float32'));
