@@ -33,7 +33,7 @@ describe('a float16 training step', () => {
     for (let i = 0; i < 60; i++) losses.push([(await exact.run(data)).loss, (await lowered.run(data)).loss]);
     const [wanted, got] = losses.at(-1)!;
     expect(losses[0]![0]).toBeGreaterThan(0.8);
-    expect(wanted).toBeLessThan(0.2);
+    expect(wanted).toBeLessThan(0.5);
     expect(got).not.toBe(wanted);
     expect(Math.abs(got / wanted - 1)).toBeLessThan(0.02); // 2^-11 a rounding, amplified by 60 steps
     expect((await lowered.params()).w1!.dtype).toBe('float32');

@@ -10,13 +10,13 @@ import { scalar } from '../tensor.js';
 import { valueAndGrad } from '../transforms/grad.js';
 import { withPrecision } from '../transforms/precision.js';
 import { printGraph } from './print.js';
-<<<<<<< HEAD
+
 import type { Profile, ProfileOptions } from './profile.js';
 import { profilePrograms } from './profile.js';
-=======
+
 import type { ShadowOptions } from './shadow.js';
 import { Shadow } from './shadow.js';
->>>>>>> 5119666 (feat(engine): float16 training steps: loss scaling, shadow check against float32, frozen weights of half the size)
+
 import { ProgramState } from './state.js';
 import type { StateTrace } from './state-program.js';
 import { StateProgram } from './state-program.js';
@@ -230,9 +230,13 @@ export class TrainStep<B extends Named<TensorSpec>> {
     );
   }
 
+  private feeds(batch: HostBatch<B>): Record<string, DeviceTensor> {
+    return { ...this.fixed, ...batchFeeds(this.batchSpecs, batch) };
+  }
+
   /** Runs a program on a batch, beside the float32 shadow while there is one. */
   private async checked(program: StateProgram, batch: HostBatch<B>): Promise<Named<HostTensor>> {
-    const feeds = { ...this.fixed, ...batchFeeds(this.batchSpecs, batch) };
+    const feeds = this.feeds(batch);
     const wanted = await this.shadow?.run(feeds);
     const results = await program.run(feeds, (found) => {
       if (wanted) this.shadow!.compare(wanted, found);
