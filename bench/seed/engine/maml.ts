@@ -42,8 +42,8 @@ async function mamlStep(tasks: number, { quick, python, torch }: PartContext): P
     ours: await ourStep(tasks),
     products: { contender: await productsContender(products(tasks), { threads }), target: null },
     rivals: [peer('autograd', 'autograd'), peer('torch.func', 'func')],
-    rounds: quick ? 2 : 8,
-    runs: quick ? 2 : 5,
+    rounds: quick ? 2 : 6,
+    runs: quick ? 2 : tasks > 1 ? 3 : 5,
   });
 }
 
