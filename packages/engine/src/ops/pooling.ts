@@ -1,5 +1,4 @@
-import { isSymbolic, product, showShape } from '../dims.js';
-import { EngineError } from '../errors.js';
+import { knownSizes, product } from '../dims.js';
 import { elementCount, hostTensor, onnxType } from '../host-tensor.js';
 import type { EmitContext, Node, Op, Tensor } from '../tensor.js';
 import { applyAll, constant } from '../tensor.js';
@@ -66,12 +65,9 @@ const maxPoolOp: Op = {
   name: 'MaxPool',
   shape: ([x], attributes) => {
     const { kernel, stride, padding } = attributes as Window;
-    const sizes = x!.shape.slice(2).map((size) => {
-      if (isSymbolic(size)) {
-        throw new EngineError('SHAPE_MISMATCH', `maxPool takes known sizes, not ${showShape(x!.shape)}`);
-      }
-      return Math.floor((size + 2 * padding - kernel) / stride) + 1;
-    });
+    const sizes = knownSizes('maxPool', x!.shape.slice(2), x!.shape).map(
+      (size) => Math.floor((size + 2 * padding - kernel) / stride) + 1,
+    );
     const shape = [...x!.shape.slice(0, 2), ...sizes];
     return [
       { dtype: x!.dtype, shape },
