@@ -50,6 +50,7 @@ export {
 } from './ops/activations.js';
 export { add, div, expand, mul, neg, type Operand, type ReduceOptions, sizeOf, sub, sum } from './ops/arithmetic.js';
 export { type AttentionOptions, attention, rotary } from './ops/attention.js';
+export { type BatchStatistics, batchNorm } from './ops/batch-norm.js';
 export {
   bitwiseXor,
   cast,
@@ -113,8 +114,6 @@ export { constantNBits, linearNBits, type NBitsWeight, quantizeNBits } from './o
 export { mod } from './ops/modulo.js';
 export { gatherNd, scatterNd } from './ops/nd.js';
 export {
-  type BatchStatistics,
-  batchNorm,
   groupNorm,
   instanceNorm,
   l2Normalize,

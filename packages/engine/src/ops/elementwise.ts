@@ -5,7 +5,7 @@ import { apply, scalar } from '../tensor.js';
 import type { Operand } from './arithmetic.js';
 import { add, binaryOp, div, mul, neg, operands, sub, sumTo } from './arithmetic.js';
 import { elementwise } from './batching.js';
-import { equal, greater, where } from './compare.js';
+import { equal, where } from './compare.js';
 
 /** An elementwise operator of one operand, by its derivative: `derivative(x, y)` with y the output. */
 export function unaryOp(name: string, derivative: (x: Tensor, y: Tensor) => Tensor): Op {
@@ -77,7 +77,22 @@ const reluOp: Op = {
   name: 'Relu',
   acceptsBroadcastCotangent: true,
   shape: ([x]) => x!,
-  vjp: (_, dy, { outputs: [y] }) => [where(greater(y!, 0), dy, 0)],
+  vjp: (_, dy, { outputs: [y] }) => [mul(dy, apply(positiveOp, [y!]))],
+  batch: elementwise,
+};
+/**
+ * 1 where x > 0, else 0, of a x that is nowhere negative; its gradient is zero. A steep hard sigmoid and a product take
+ * half the time of a comparison and a choice.
+ */
+const positiveOp: Op = {
+  name: 'Positive',
+  shape: ([x]) => x!,
+  emit: (context, node, [x]) => {
+    const { dtype } = node.inputs[0]!;
+    if (dtype === 'float32') return context.node('HardSigmoid', [x!], { alpha: 1e30, beta: 0 });
+    return context.node('Sign', [x!]);
+  },
+  vjp: () => [undefined],
   batch: elementwise,
 };
 /** Exact GELU, x Φ(x) (Hendrycks & Gimpel 2016, arXiv:1606.08415), as ONNX's fused operator (opset 20). */

@@ -1,4 +1,4 @@
-import { knownSizes, showShape } from '../dims.js';
+import { showShape } from '../dims.js';
 import { EngineError } from '../errors.js';
 import { hostTensor } from '../host-tensor.js';
 import type { Op, Tensor } from '../tensor.js';
@@ -48,8 +48,6 @@ export function logSoftmax(x: Tensor, axis = -1): Tensor {
   return apply(logSoftmaxOp, [x], { axis: normalizeAxis('logSoftmax', axis, x.rank) });
 }
 
-const lastSize = (x: Tensor) => knownSizes('layerNorm', [x.shape.at(-1)!], x.shape)[0]!;
-
 /** Layer normalisation with its mean and inverse deviation as second and third output, as ONNX has it (opset 17). */
 const layerNormOp: Op = {
   name: 'LayerNormalization',
@@ -86,13 +84,13 @@ const layerNormOp: Op = {
     }
     // The statistics have cotangents of their own under second order: they appear in the rule above.
     if (dAverage) {
-      const part = mul(dAverage, 1 / lastSize(x!));
+      const part = mul(dAverage, 1 / (x!.shape.at(-1) as number));
       dx = dx ? add(dx, part) : part;
     }
     if (dInverse) {
       // d(var + ε)^(-1/2)/dx = −inverse³ centred / n
       const cube = mul(inverse!, mul(inverse!, inverse!));
-      const part = mul(mul(dInverse, cube), mul(centred, -1 / lastSize(x!)));
+      const part = mul(mul(dInverse, cube), mul(centred, -1 / (x!.shape.at(-1) as number)));
       dx = dx ? add(dx, part) : part;
     }
     return [dx, dy && sumTo(mul(dy, normal), scale!.shape, y!.shape), dy && sumTo(dy, bias!.shape, y!.shape)];
@@ -155,7 +153,7 @@ const perChannel = (x: Tensor, like: Tensor) => reshape(x, [1, x.shape[0]!, ...l
  */
 export function groupNorm(x: Tensor, groups: number, scale: Tensor, bias: Tensor, epsilon = 1e-5): Tensor {
   const [batch, channels, ...sizes] = x.shape;
-  const grouped = reshape(x, [batch!, groups, knownSizes('groupNorm', [channels!], x.shape)[0]! / groups, ...sizes]);
+  const grouped = reshape(x, [batch!, groups, (channels as number) / groups, ...sizes]);
   const axes = grouped.shape.slice(2).map((_, i) => i + 2);
   const { normal } = inFloat32(() => standardize(grouped, axes, epsilon));
   return add(mul(reshape(normal, x.shape), perChannel(scale, x)), perChannel(bias, x));
@@ -163,35 +161,4 @@ export function groupNorm(x: Tensor, groups: number, scale: Tensor, bias: Tensor
 
 /** Group normalisation with every channel a group of its own. Ulyanov et al. 2016, arXiv:1607.08022. */
 export const instanceNorm = (x: Tensor, scale: Tensor, bias: Tensor, epsilon = 1e-5): Tensor =>
-  groupNorm(x, knownSizes('instanceNorm', [x.shape[1]!], x.shape)[0]!, scale, bias, epsilon);
-
-export interface BatchStatistics {
-  /** [channels] */
-  readonly mean: Tensor;
-  readonly variance: Tensor;
-}
-
-/**
- * Batch normalisation (Ioffe & Szegedy 2015, arXiv:1502.03167): by the statistics of the batch, which are returned for a
- * running mean, or by given ones.
- *
- * @param x           [batch, channels, ...sizes]
- * @param scale, bias [channels]
- */
-export function batchNorm(
-  x: Tensor,
-  scale: Tensor,
-  bias: Tensor,
-  { statistics, epsilon = 1e-5 }: { statistics?: BatchStatistics; epsilon?: number } = {},
-): { y: Tensor; statistics: BatchStatistics } {
-  const axes = [0, ...x.shape.slice(2).map((_, i) => i + 2)];
-  const shift = (normal: Tensor) => add(mul(normal, perChannel(scale, x)), perChannel(bias, x));
-  if (statistics) {
-    const deviation = () => sqrt(add(perChannel(statistics.variance, x), epsilon));
-    const normal = inFloat32(() => div(sub(x, perChannel(statistics.mean, x)), deviation()));
-    return { y: shift(normal), statistics };
-  }
-  const { normal, average, variance } = inFloat32(() => standardize(x, axes, epsilon));
-  const flat = (y: Tensor) => reshape(y, [x.shape[1]!]);
-  return { y: shift(normal), statistics: { mean: flat(average), variance: flat(variance) } };
-}
+  groupNorm(x, x.shape[1] as number, scale, bias, epsilon);

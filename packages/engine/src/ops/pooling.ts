@@ -1,9 +1,12 @@
-import { knownSizes, product } from '../dims.js';
+import { product } from '../dims.js';
 import { elementCount, hostTensor, onnxType } from '../host-tensor.js';
 import type { EmitContext, Node, Op, Tensor } from '../tensor.js';
-import { applyAll, constant } from '../tensor.js';
+import { apply, applyAll, constant } from '../tensor.js';
 import { sub } from './arithmetic.js';
+import type { Window } from './block-pooling.js';
+import { maxBlockOp, poolAttributes, windows } from './block-pooling.js';
 import { conv } from './convolution.js';
+import { relu } from './elementwise.js';
 import { scatterAdd, tableStarts } from './indexing.js';
 import { mean } from './reduce.js';
 import { reshape } from './shape.js';
@@ -14,8 +17,6 @@ export interface PoolingOptions {
   readonly stride?: number;
   readonly padding?: number;
 }
-
-type Window = { kernel: number; stride: number; padding: number };
 
 /**
  * The places of the largest elements, for WebGPU, whose MaxPool has none: each place of the window in turn is compared
@@ -64,21 +65,14 @@ function indices(sizes: readonly number[]): number[][] {
 const maxPoolOp: Op = {
   name: 'MaxPool',
   shape: ([x], attributes) => {
-    const { kernel, stride, padding } = attributes as Window;
-    const sizes = knownSizes('maxPool', x!.shape.slice(2), x!.shape).map(
-      (size) => Math.floor((size + 2 * padding - kernel) / stride) + 1,
-    );
-    const shape = [...x!.shape.slice(0, 2), ...sizes];
+    const shape = windows(x!, attributes as Window);
     return [
       { dtype: x!.dtype, shape },
       { dtype: 'int64', shape },
     ];
   },
   emit: (context, node, inputs) => {
-    const { kernel, stride, padding } = node.attributes as Window;
-    const axes = node.inputs[0]!.rank - 2;
-    const each = (value: number, count = axes) => Array<number>(count).fill(value);
-    const attributes = { kernel_shape: each(kernel), strides: each(stride), pads: each(padding, 2 * axes) };
+    const attributes = poolAttributes(node);
     if (context.backend !== 'webgpu') return context.node('MaxPool', inputs, attributes, { outputs: 2 });
     const [values] = context.node('MaxPool', inputs, attributes);
     return [values!, placesOf(context, node, inputs[0]!, values!)];
@@ -97,9 +91,13 @@ const maxPoolOp: Op = {
   },
 };
 
-/** Largest element of each window of [batch, channels, ...sizes]. */
+/** Largest element of each window of [batch, channels, ...sizes]; the gradient goes to the first of equals, as in PyTorch. */
 export function maxPool(x: Tensor, { kernel, stride = kernel, padding = 0 }: PoolingOptions): Tensor {
-  return applyAll(maxPoolOp, [x], { kernel, stride, padding })[0]!;
+  // max and ReLU change places freely, and after the pooling there is less to rectify.
+  if (x.node.op.name === 'Relu') return relu(maxPool(x.node.inputs[0]!, { kernel, stride, padding }));
+  const window = { kernel, stride, padding };
+  const sideBySide = stride === kernel && padding === 0 && x.dtype === 'float32';
+  return sideBySide ? apply(maxBlockOp, [x], window) : applyAll(maxPoolOp, [x], window)[0]!;
 }
 
 /** Mean of each window of [batch, channels, ...sizes]; zeros of the padding count. */

@@ -236,7 +236,7 @@ class Emitter implements EmitContext {
 }
 
 /** Attributes that ONNX holds as floats, even where their value is a whole number. */
-const floatAttributes = new Set(['alpha', 'beta', 'epsilon']);
+const floatAttributes = new Set(['alpha', 'beta', 'epsilon', 'momentum']);
 
 function attribute(name: string, value: number | string | readonly number[], float: boolean): OnnxAttribute {
   if (typeof value === 'string') return { name, type: 3, s: new TextEncoder().encode(value) };
