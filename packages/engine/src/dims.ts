@@ -1,3 +1,5 @@
+import { EngineError } from './errors.js';
+
 /**
  * Symbolic sizes. A dimension is a number, a symbol (`batch`), or a product of both (`12*batch*seq`), written as a
  * string in one canonical form, so that equal sizes are equal strings. A symbol is never 1, so broadcasting stays
@@ -66,4 +68,24 @@ export function sameShape(a: readonly Dim[], b: readonly Dim[]): boolean {
 
 export function showShape(shape: readonly Dim[]): string {
   return `[${shape.join(', ')}]`;
+}
+
+/** Symbols in a shape. */
+export function symbolsIn(shape: readonly Dim[]): string[] {
+  return [...new Set(shape.flatMap((dim) => parse(dim).symbols))];
+}
+
+/**
+ * Sizes that must be numbers. `compile` and `trainStep` answer the error by tracing for the sizes they are given.
+ *
+ * @throws EngineError SIZE_UNKNOWN
+ */
+export function knownSizes(operation: string, dims: readonly Dim[], shape: readonly Dim[] = dims): number[] {
+  const symbols = symbolsIn(dims);
+  if (symbols.length === 0) return dims as number[];
+  throw new EngineError(
+    'SIZE_UNKNOWN',
+    `${operation} needs ${symbols.join(' and ')} of ${showShape(shape)} as a number while it is traced`,
+    { symbols },
+  );
 }

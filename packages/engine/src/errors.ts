@@ -19,6 +19,7 @@ export type EngineErrorCode =
 const traced: ReadonlySet<EngineErrorCode> = new Set([
   'SHAPE_MISMATCH',
   'DTYPE_MISMATCH',
+  'SIZE_UNKNOWN',
   'NOT_DIFFERENTIABLE',
   'NOT_BATCHABLE',
 ]);
@@ -26,10 +27,13 @@ const traced: ReadonlySet<EngineErrorCode> = new Set([
 /** An engine error: says which operation, which values, and what would do. */
 export class EngineError extends Error {
   readonly code: EngineErrorCode;
+  /** Of SIZE_UNKNOWN: the symbols that would have to be numbers, where they are known. */
+  readonly symbols: readonly string[];
 
-  constructor(code: EngineErrorCode, message: string, options?: { cause?: unknown }) {
+  constructor(code: EngineErrorCode, message: string, options?: { cause?: unknown; symbols?: readonly string[] }) {
     super(`[${code}] ${message}${traced.has(code) ? whereNow() : ''}`, options);
     this.name = 'EngineError';
     this.code = code;
+    this.symbols = options?.symbols ?? [];
   }
 }

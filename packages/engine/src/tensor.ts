@@ -1,5 +1,5 @@
 import type { Backend } from './backends/types.js';
-import type { Dim } from './dims.js';
+import { type Dim, knownSizes } from './dims.js';
 import { EngineError } from './errors.js';
 import { fromFloat16 } from './float16.js';
 import type { DType, HostTensor } from './host-tensor.js';
@@ -164,7 +164,15 @@ export function applyAll(op: Op, inputs: readonly Tensor[], attributes: Attribut
     precise: preciseDepth > 0,
   };
   const list = Array.isArray(specs) ? (specs as readonly TensorSpec[]) : [specs as TensorSpec];
-  for (const [i, spec] of list.entries()) outputs.push(new Tensor(spec.shape, spec.dtype, node, i));
+  for (const [i, spec] of list.entries()) {
+    // What is reckoned with a symbol as if it were a number is none.
+    if (spec.shape.some(Number.isNaN))
+      knownSizes(
+        op.name,
+        inputs.flatMap(({ shape }) => shape),
+      );
+    outputs.push(new Tensor(spec.shape, spec.dtype, node, i));
+  }
   return outputs;
 }
 

@@ -3,8 +3,8 @@ import type { Dim, HostTensor, Tensor } from '../src/index.js';
 import * as e from '../src/index.js';
 import { placeholder } from '../src/tensor.js';
 import type { OperatorCase } from './catalogue.js';
-import { catalogue, inputsOf, lossOf, nameOf } from './catalogue.js';
-import { record } from './record.js';
+import { catalogue, inputsOf, lossOf, nameOf, shapeOf } from './catalogue.js';
+import { record, recorded } from './record.js';
 
 /**
  * Every operator over a batch of each choice of its inputs equals the stack of separate runs: its value, its gradient,
@@ -152,4 +152,63 @@ describe('vmap of a known number of examples', () => {
   test.each(cases.filter(({ c }) => /conv|Pool/i.test(c.operator)))('$name', async ({ c }) => {
     await check(c, examples);
   });
+});
+
+/** Value and gradient of Σ sin(y), for sizes that may be symbols. */
+function plainResults(c: OperatorCase, xs: readonly Tensor[], at: Readonly<Record<'m' | 'n' | 'k', Dim>>) {
+  const value = c.fn(xs, at);
+  if (c.noGradient) return { value };
+  const loss = (floats: readonly Tensor[]) => {
+    const rest = [...floats];
+    return e.sum(
+      e.sin(
+        c.fn(
+          xs.map((x) => (x.dtype.startsWith('float') ? rest.shift()! : x)),
+          at,
+        ),
+      ),
+    );
+  };
+  const gradient = e.grad(loss)(xs.filter((x) => x.dtype.startsWith('float')));
+  return { value, ...Object.fromEntries(gradient.map((one, i) => [`gradient of ${i}`, one])) };
+}
+
+describe('vmap of symbolic sizes, the batch among them', () => {
+  const symbolic = recorded('symbolic');
+  test.each(cases.filter(({ name }) => symbolic[name] === 'yes' || symbolic[name] === 'first axis'))(
+    '$name',
+    async ({ name, c }) => {
+      const used = (['m', 'n', 'k'] as const).filter((letter) =>
+        c.inputs.some((spec) => shapeOf(spec).includes(letter)),
+      );
+      const free: readonly string[] = symbolic[name] === 'yes' ? used : used.slice(0, 1);
+      const dimOf = (dim: number | 'm' | 'n' | 'k'): Dim =>
+        typeof dim === 'number' ? dim : free.includes(dim) ? dim : sizes[dim];
+      const at = { m: dimOf('m'), n: dimOf('n'), k: dimOf('k') };
+      const data = Array.from({ length: examples }, (_, i) => inputsOf(c, sizes, 11 + i));
+      const given = c.inputs.map((spec, i) => ({ dtype: data[0]![i]!.dtype, shape: shapeOf(spec).map(dimOf) }));
+      const one = await e.compile(
+        (xs: readonly Tensor[]) => plainResults(c, xs, sizes),
+        data[0]!.map(({ dtype, shape }) => ({ dtype, shape: shape as readonly Dim[] })),
+      );
+      const separate: Record<string, HostTensor>[] = [];
+      for (const example of data) separate.push(await one.run(example as never));
+      // All inputs, and the first alone.
+      for (const choice of [c.inputs.map(() => true), c.inputs.map((_, i) => i === 0)]) {
+        if (choice.includes(false)) separate[1] = await one.run([data[1]![0]!, ...data[0]!.slice(1)] as never);
+        const mapped = await e.compile(
+          (xs: readonly Tensor[]) =>
+            e.vmap((xs: readonly Tensor[]) => plainResults(c, xs, at) as Record<string, Tensor>, {
+              inAxes: [choice.map((is) => (is ? 0 : null))],
+            })(xs),
+          given.map((spec, i) => (choice[i] ? { ...spec, shape: ['batch', ...spec.shape] } : spec)),
+        );
+        const inputs = data[0]!.map((first, i) => (choice[i] ? stack(data.map((example) => example[i]!)) : first));
+        const got: Record<string, HostTensor> = await mapped.run(inputs as never);
+        for (const key of Object.keys(separate[0]!)) close(key, got[key]!, stack(separate.map((each) => each[key]!)));
+        await mapped.dispose();
+      }
+      await one.dispose();
+    },
+  );
 });

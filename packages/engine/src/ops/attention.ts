@@ -1,4 +1,4 @@
-import type { Dim } from '../dims.js';
+import { type Dim, knownSizes } from '../dims.js';
 import type { DType } from '../host-tensor.js';
 import type { Tensor } from '../tensor.js';
 import { scalar } from '../tensor.js';
@@ -28,7 +28,7 @@ export interface AttentionOptions {
  * @returns [..., queries, e]
  */
 export function attention(q: Tensor, k: Tensor, v: Tensor, { bias, causal, scale }: AttentionOptions = {}): Tensor {
-  const alpha = scale ?? 1 / Math.sqrt(q.shape.at(-1) as number);
+  const alpha = scale ?? 1 / Math.sqrt(knownSizes('attention', [q.shape.at(-1)!], q.shape)[0]!);
   const unseen = causal ? laterKeys(q.shape.at(-2)!, k.shape.at(-2)!, q.dtype) : undefined;
   const added = bias && unseen ? add(bias, unseen) : (bias ?? unseen);
   return scaledAttention(alpha)(q, k, v, ...(added ? [added] : []));
@@ -80,7 +80,7 @@ function laterKeys(queries: Dim, keys: Dim, dtype: DType): Tensor {
  * @param cos, sin [seq, d / 2]
  */
 export function rotary(x: Tensor, cosine: Tensor, sine: Tensor): Tensor {
-  const width = x.shape.at(-1) as number;
+  const [width] = knownSizes('rotary', [x.shape.at(-1)!], x.shape) as [number];
   const axis = x.rank - 1;
   const [first, second] = [slice(x, axis, 0, width / 2), slice(x, axis, width / 2, width)];
   return concat([add(mul(first, cosine), neg(mul(second, sine))), add(mul(second, cosine), mul(first, sine))], axis);

@@ -1,7 +1,6 @@
 /** Pooling of windows that lie side by side, and cover nothing twice: what the gradient needs is elementwise. */
 import type { Dim } from '../dims.js';
-import { isSymbolic, product, showShape } from '../dims.js';
-import { EngineError } from '../errors.js';
+import { knownSizes, product } from '../dims.js';
 import type { DType, HostTensor } from '../host-tensor.js';
 import { hostTensor } from '../host-tensor.js';
 import type { BatchRule, Node, Op, Tensor } from '../tensor.js';
@@ -16,12 +15,9 @@ export type Window = { kernel: number; stride: number; padding: number };
 
 /** [batch, channels, ...sizes] -> [batch, channels, ...windows] */
 export function windows(x: Tensor, { kernel, stride, padding }: Window): Dim[] {
-  const sizes = x.shape.slice(2).map((size) => {
-    if (isSymbolic(size)) {
-      throw new EngineError('SHAPE_MISMATCH', `maxPool takes known sizes, not ${showShape(x.shape)}`);
-    }
-    return Math.floor((size + 2 * padding - kernel) / stride) + 1;
-  });
+  const sizes = knownSizes('maxPool', x.shape.slice(2), x.shape).map(
+    (size) => Math.floor((size + 2 * padding - kernel) / stride) + 1,
+  );
   return [...x.shape.slice(0, 2), ...sizes];
 }
 

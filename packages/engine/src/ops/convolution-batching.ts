@@ -1,6 +1,6 @@
 /** Convolutions over a batch of tasks: see `BatchRule` in tensor.ts. */
 import type { Dim } from '../dims.js';
-import { isSymbolic, product } from '../dims.js';
+import { isSymbolic, product, quotient } from '../dims.js';
 import { hostTensor } from '../host-tensor.js';
 import type { Attributes, BatchContext, BatchRule, Tensor } from '../tensor.js';
 import { apply, constant } from '../tensor.js';
@@ -89,10 +89,12 @@ function sideBySide(w: Tensor, group: number, outFirst: boolean): Tensor {
 function writtenOut(x: Tensor, w: Tensor, { node, size: examples }: BatchContext): Tensor {
   const geometry = node.attributes as Geometry;
   const { group, padding } = geometry;
-  const [batch, n, channels, ...sizes] = x.shape as [Dim, Dim, number, ...number[]];
+  const [batch, n, channels, ...sizes] = x.shape as [Dim, Dim, Dim, ...number[]];
   const [, out, ...results] = node.outputs[0]!.shape as [Dim, number, ...number[]];
   const kernel = node.inputs[1]!.shape.slice(2) as number[];
   const taps = product(kernel) as number;
+  // In a weight gradient the images stand in the channels' place, and may be symbolically many.
+  const inner = quotient(channels, group)!;
   const forward = node.op.name === 'Conv';
   // The plane that windows slide over, and the places they stop at.
   const plane = (forward ? sizes : results).map((size, i) => size + 2 * padding[i]!);
@@ -101,21 +103,21 @@ function writtenOut(x: Tensor, w: Tensor, { node, size: examples }: BatchContext
   const index = constant(hostTensor('int64', [taps * stopCount], windows(geometry, plane, kernel, stops)));
   if (forward) {
     const padded = sizes.reduce((y, _, i) => pad(y, i + 3, padding[i]!, plane[i]!), x);
-    const flat = reshape(padded, [batch, n, group, channels / group, product(plane)]);
+    const flat = reshape(padded, [batch, n, group, inner, product(plane)]);
     const picked = gather(transpose(flat, [4, 0, 1, 2, 3]), index); // [taps * stops, batch, n, group, in / group]
     const patches = reshape(picked, [taps, stopCount, ...picked.shape.slice(1)]);
     const columns = reshape(transpose(patches, [2, 4, 5, 0, 3, 1]), [
       batch,
       group,
-      (channels / group) * taps,
+      product([inner, taps]),
       product([n, stopCount]),
     ]);
-    const y = matMul(reshape(w, [examples, group, out / group, (channels / group) * taps]), columns);
+    const y = matMul(reshape(w, [examples, group, out / group, product([inner, taps])]), columns);
     return swapInner(reshape(y, [examples, out, n, stopCount]));
   }
-  const grouped = transpose(reshape(x, [batch, n, group, channels / group, stopCount]), [0, 2, 3, 1, 4]);
-  const rows = reshape(grouped, [batch, group, channels / group, product([n, stopCount])]);
-  const weight = reshape(w, [examples, group, channels / group, (out / group) * taps]);
+  const grouped = transpose(reshape(x, [batch, n, group, inner, stopCount]), [0, 2, 3, 1, 4]);
+  const rows = reshape(grouped, [batch, group, inner, product([n, stopCount])]);
+  const weight = reshape(w, [examples, group, inner, (out / group) * taps]);
   const columns = matMul(weight, rows, { transposeA: true }); // [batch, group, out / group * taps, n * stops]
   const patches = transpose(reshape(columns, [examples, group, out / group, taps, n, stopCount]), [3, 5, 0, 4, 1, 2]);
   const rowsOf = reshape(patches, [taps * stopCount, ...patches.shape.slice(2)]);

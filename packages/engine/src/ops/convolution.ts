@@ -1,5 +1,5 @@
 import type { Dim } from '../dims.js';
-import { isSymbolic, product, quotient, showShape } from '../dims.js';
+import { knownSizes, product, quotient, showShape } from '../dims.js';
 import { EngineError } from '../errors.js';
 import { hostTensor } from '../host-tensor.js';
 import type { Attributes, Op, Tensor } from '../tensor.js';
@@ -34,13 +34,10 @@ function geometryOf(options: ConvolutionOptions, axes: number): Geometry {
 
 function spatial(what: string, x: Tensor): number[] {
   const sizes = x.shape.slice(2);
-  if (sizes.length === 0 || sizes.some(isSymbolic)) {
-    throw new EngineError(
-      'SHAPE_MISMATCH',
-      `${what} takes [batch, channels, ...sizes] with known sizes, not ${showShape(x.shape)}`,
-    );
+  if (sizes.length === 0) {
+    throw new EngineError('SHAPE_MISMATCH', `${what} takes [batch, channels, ...sizes], not ${showShape(x.shape)}`);
   }
-  return sizes as number[];
+  return knownSizes(what, sizes, x.shape);
 }
 
 /** What ONNX calls these numbers. */

@@ -1,5 +1,5 @@
 import type { Dim } from '../dims.js';
-import { isSymbolic, product, sameShape, showShape } from '../dims.js';
+import { isSymbolic, knownSizes, product, sameShape, showShape } from '../dims.js';
 import { EngineError } from '../errors.js';
 import type { DType } from '../host-tensor.js';
 import { hostTensor, onnxType } from '../host-tensor.js';
@@ -127,14 +127,15 @@ const concatOp: Op = {
     const first = xs[0]!;
     for (const x of xs) {
       const fits = x.rank === first.rank && x.shape.every((dim, i) => i === axis || dim === first.shape[i]);
-      if (!fits || x.dtype !== first.dtype || isSymbolic(x.shape[axis]!)) {
+      if (!fits || x.dtype !== first.dtype) {
         throw new EngineError(
           'SHAPE_MISMATCH',
           `concat along axis ${axis}: ${showShape(first.shape)} and ${showShape(x.shape)} do not fit`,
         );
       }
     }
-    const total = xs.reduce((size, x) => size + (x.shape[axis] as number), 0);
+    const parts = xs.flatMap((x) => knownSizes('concat', [x.shape[axis]!], x.shape));
+    const total = parts.reduce((size, part) => size + part, 0);
     return { dtype: first.dtype, shape: first.shape.map((dim, i) => (i === axis ? total : dim)) };
   },
   vjp: (xs, dy, { attributes }) => {

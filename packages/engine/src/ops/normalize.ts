@@ -1,4 +1,4 @@
-import { showShape } from '../dims.js';
+import { knownSizes, showShape } from '../dims.js';
 import { EngineError } from '../errors.js';
 import { hostTensor } from '../host-tensor.js';
 import type { Op, Tensor } from '../tensor.js';
@@ -48,6 +48,8 @@ export function logSoftmax(x: Tensor, axis = -1): Tensor {
   return apply(logSoftmaxOp, [x], { axis: normalizeAxis('logSoftmax', axis, x.rank) });
 }
 
+const lastSize = (x: Tensor) => knownSizes('layerNorm', [x.shape.at(-1)!], x.shape)[0]!;
+
 /** Layer normalisation with its mean and inverse deviation as second and third output, as ONNX has it (opset 17). */
 const layerNormOp: Op = {
   name: 'LayerNormalization',
@@ -84,13 +86,13 @@ const layerNormOp: Op = {
     }
     // The statistics have cotangents of their own under second order: they appear in the rule above.
     if (dAverage) {
-      const part = mul(dAverage, 1 / (x!.shape.at(-1) as number));
+      const part = mul(dAverage, 1 / lastSize(x!));
       dx = dx ? add(dx, part) : part;
     }
     if (dInverse) {
       // d(var + ε)^(-1/2)/dx = −inverse³ centred / n
       const cube = mul(inverse!, mul(inverse!, inverse!));
-      const part = mul(mul(dInverse, cube), mul(centred, -1 / (x!.shape.at(-1) as number)));
+      const part = mul(mul(dInverse, cube), mul(centred, -1 / lastSize(x!)));
       dx = dx ? add(dx, part) : part;
     }
     return [dx, dy && sumTo(mul(dy, normal), scale!.shape, y!.shape), dy && sumTo(dy, bias!.shape, y!.shape)];
@@ -153,7 +155,7 @@ const perChannel = (x: Tensor, like: Tensor) => reshape(x, [1, x.shape[0]!, ...l
  */
 export function groupNorm(x: Tensor, groups: number, scale: Tensor, bias: Tensor, epsilon = 1e-5): Tensor {
   const [batch, channels, ...sizes] = x.shape;
-  const grouped = reshape(x, [batch!, groups, (channels as number) / groups, ...sizes]);
+  const grouped = reshape(x, [batch!, groups, knownSizes('groupNorm', [channels!], x.shape)[0]! / groups, ...sizes]);
   const axes = grouped.shape.slice(2).map((_, i) => i + 2);
   const { normal } = inFloat32(() => standardize(grouped, axes, epsilon));
   return add(mul(reshape(normal, x.shape), perChannel(scale, x)), perChannel(bias, x));
@@ -161,4 +163,4 @@ export function groupNorm(x: Tensor, groups: number, scale: Tensor, bias: Tensor
 
 /** Group normalisation with every channel a group of its own. Ulyanov et al. 2016, arXiv:1607.08022. */
 export const instanceNorm = (x: Tensor, scale: Tensor, bias: Tensor, epsilon = 1e-5): Tensor =>
-  groupNorm(x, x.shape[1] as number, scale, bias, epsilon);
+  groupNorm(x, knownSizes('instanceNorm', [x.shape[1]!], x.shape)[0]!, scale, bias, epsilon);

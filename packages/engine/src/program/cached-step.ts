@@ -12,6 +12,7 @@ import { placeholder, scalar } from '../tensor.js';
 import { gradients, pullBack, reached } from '../transforms/grad.js';
 import { withPrecision } from '../transforms/precision.js';
 import { checkInputs } from './program.js';
+import { Queue } from './queue.js';
 import { ProgramState } from './state.js';
 import type { StateTrace } from './state-program.js';
 import { StateProgram } from './state-program.js';
@@ -74,6 +75,8 @@ interface Programs {
  * Gao et al. 2021, "Scaling deep contrastive learning batch size under memory limited setup", arXiv:2101.06983.
  */
 export class CachedStep<B extends Named<TensorSpec>, T extends Named<TensorSpec> = Record<never, never>> {
+  private readonly queue = new Queue();
+
   private constructor(
     private readonly specs: { batch: B; targets: T; representations: Named<TensorSpec> },
     private readonly fixed: Readonly<Record<string, DeviceTensor>>,
@@ -103,13 +106,17 @@ export class CachedStep<B extends Named<TensorSpec>, T extends Named<TensorSpec>
   }
 
   /**
-   * One step. The loss is that of the weights before it.
+   * One step. The loss is that of the weights before it. Whatever is asked of a step while it is at work waits for its turn.
    *
    * @param parts   micro-batches of any sizes
    * @param targets for all their rows, in order
    * @throws EngineError INPUT_MISMATCH; with nothing changed
    */
-  async run(parts: readonly HostBatch<B>[], targets: HostBatch<T> = {} as HostBatch<T>): Promise<StepMetrics> {
+  run(parts: readonly HostBatch<B>[], targets: HostBatch<T> = {} as HostBatch<T>): Promise<StepMetrics> {
+    return this.queue.add(() => this.runNow(parts, targets));
+  }
+
+  private async runNow(parts: readonly HostBatch<B>[], targets: HostBatch<T>): Promise<StepMetrics> {
     if (parts.length === 0) throw new EngineError('ARGUMENT_INVALID', 'a step takes at least one micro-batch');
     const { encode, loss, backward, update } = this.programs;
     const feeds = parts.map((part, i) => ({
@@ -134,7 +141,7 @@ export class CachedStep<B extends Named<TensorSpec>, T extends Named<TensorSpec>
         }
         await backward.run({ ...feed, ...own });
       }
-      return metricsOf(await update.run({}, (found) => accepted(update.writes, found)));
+      return metricsOf(await update.run({}, (found, writes) => accepted(writes, found)));
     } finally {
       await this.state.clear(this.state.names.filter((name) => name.startsWith('sum/')));
     }
@@ -153,24 +160,28 @@ export class CachedStep<B extends Named<TensorSpec>, T extends Named<TensorSpec>
   }
 
   /** Copies of the trained weights as they are now. */
-  async params(): Promise<Record<string, HostTensor>> {
-    return under(await this.state.read(this.state.names.filter((name) => name.startsWith('param/'))), 'param');
+  params(): Promise<Record<string, HostTensor>> {
+    const names = this.state.names.filter((name) => name.startsWith('param/'));
+    return this.queue.add(async () => under(await this.state.read(names), 'param'));
   }
 
   /** Everything that a later `restore` needs to go on. Copies. */
   snapshot(): Promise<Record<string, HostTensor>> {
-    return this.state.read();
+    return this.queue.add(() => this.state.read());
   }
 
   /** Goes back to a snapshot. @throws EngineError INPUT_MISMATCH when the snapshot is of another step */
   restore(snapshot: Named<HostTensor>): Promise<void> {
-    return this.state.write(snapshot);
+    return this.queue.add(() => this.state.write(snapshot));
   }
 
-  async dispose(): Promise<void> {
-    for (const program of Object.values<StateProgram>({ ...this.programs })) await program.dispose();
-    this.state.dispose();
-    for (const tensor of Object.values(this.fixed)) if (tensor.location === 'gpu-buffer') tensor.dispose();
+  /** Lets what was asked for before come to its end; what is asked for later is refused. */
+  dispose(): Promise<void> {
+    return this.queue.add(async () => {
+      for (const program of Object.values<StateProgram>({ ...this.programs })) await program.dispose();
+      this.state.dispose();
+      for (const tensor of Object.values(this.fixed)) if (tensor.location === 'gpu-buffer') tensor.dispose();
+    });
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

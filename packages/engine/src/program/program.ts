@@ -16,6 +16,7 @@ import type { Profile, ProfileOptions } from './profile.js';
 import { profilePrograms } from './profile.js';
 import type { SharedSession } from './session-cache.js';
 import { shareSession } from './session-cache.js';
+import { type Sizes, sizesOf, symbolsOf, Variants, withSizes } from './variants.js';
 
 export interface CompileOptions extends SessionOptions {
   /** For messages. */
@@ -36,15 +37,20 @@ export const isSpec = (value: unknown): value is TensorSpec =>
 export const isHostTensor = (value: unknown): value is HostTensor =>
   isSpec(value) && ArrayBuffer.isView((value as HostTensor).data);
 
+/** A program open for some sizes. */
+interface Opened {
+  readonly graph: TracedGraph;
+  readonly result: Tree<Tensor>;
+  readonly shared: SharedSession;
+}
+
 /** A compiled function: host tensors in, host tensors out. */
 export class Program<I, O> {
   private constructor(
     readonly name: string,
     private readonly specs: ReadonlyMap<string, TensorSpec>,
-    private readonly result: Tree<Tensor>,
-    private readonly graph: TracedGraph,
+    private readonly variants: Variants<Opened>,
     private readonly options: SessionOptions,
-    private shared: SharedSession | undefined,
   ) {}
 
   static async create<S extends Tree<TensorSpec>, R extends Tree<Tensor>>(
@@ -53,31 +59,44 @@ export class Program<I, O> {
     options: CompileOptions = {},
   ): Promise<Program<HostTree<S>, Computed<R>>> {
     const { name = 'program', precision, ...session } = options;
-    const inputs = mapTree<TensorSpec, Tensor>(specs, isSpec, (spec, path) => placeholder(`in/${path}`, spec));
+    const flat = new Map(leaves<TensorSpec>(specs, isSpec));
     // The types of a tree of a tree are too deep for the compiler.
     const traced = precision ? (withPrecision(fn as never, precision) as unknown as typeof fn) : fn;
-    const result = traced(inputs as TracedTree<S>);
     const named = (tree: Tree<Tensor>, prefix: string) =>
       Object.fromEntries(leaves(tree, isTensor).map(([path, tensor]) => [`${prefix}/${path}`, tensor]));
-    const graph = { name, backend: options.backend, inputs: named(inputs, 'in'), outputs: named(result, 'out') };
-    const shared = await shareSession(emitGraph(graph).model, session);
-    return new Program(name, new Map(leaves<TensorSpec>(specs, isSpec)), result, graph, session, shared);
+    const open = async (sizes: Sizes): Promise<Opened> => {
+      const inputs = mapTree<TensorSpec, Tensor>(specs, isSpec, (spec, path) =>
+        placeholder(`in/${path}`, withSizes(spec, sizes)),
+      );
+      const result = traced(inputs as TracedTree<S>);
+      const graph = { name, backend: options.backend, inputs: named(inputs, 'in'), outputs: named(result, 'out') };
+      return { graph, result, shared: await shareSession(emitGraph(graph).model, session) };
+    };
+    const variants = await Variants.open(name, symbolsOf(flat.values()), open, ({ shared }) => shared.release());
+    return new Program(name, flat, variants, session);
   }
 
   /**
-   * @throws EngineError INPUT_MISMATCH when an input is missing or has another dtype or shape than it was traced with
+   * Runs at the same time are independent of each other.
+   *
+   * @throws EngineError INPUT_MISMATCH when an input is missing or has another dtype or shape than it was traced with;
+   *   DISPOSED
    */
   async run(inputs: I): Promise<O> {
-    if (!this.shared) throw new EngineError('DISPOSED', `${this.name} was disposed`);
-    const feeds = this.feeds(inputs);
-    const fetches = Object.fromEntries(leaves(this.result, isTensor).map(([path]) => [`out/${path}`, null]));
-    const outputs = await runSession(this.shared.session, feeds, fetches);
-    return mapTree<Tensor, HostTensor>(this.result, isTensor, (_, path) => toHost(outputs[`out/${path}`]!)) as O;
+    const { feeds, sizes } = this.feeds(inputs);
+    return this.variants.use(sizes, async ({ shared, result }) => {
+      const fetches = Object.fromEntries(leaves(result, isTensor).map(([path]) => [`out/${path}`, null]));
+      const outputs = await runSession(shared.session, feeds, fetches);
+      return mapTree<Tensor, HostTensor>(result, isTensor, (_, path) => toHost(outputs[`out/${path}`]!)) as O;
+    });
   }
 
-  /** The traced program, one line an operator, with the line of user code that asked for it. */
+  /**
+   * The traced program, one line an operator, with the line of user code that asked for it. Where a size could not be
+   * symbolic, it says so, and gives the program for each of the sizes that have been run.
+   */
   print(): string {
-    return printGraph(this.graph);
+    return this.variants.describe(({ graph }) => printGraph(graph));
   }
 
   /**
@@ -87,24 +106,24 @@ export class Program<I, O> {
    * console.log(String(await program.profile({ x }, { runs: 10 })));
    */
   async profile(inputs: I, options: ProfileOptions = {}): Promise<Profile> {
-    if (!this.shared) throw new EngineError('DISPOSED', `${this.name} was disposed`);
-    return profilePrograms([{ graph: this.graph, feeds: this.feeds(inputs) }], this.options, options);
+    const { feeds, sizes } = this.feeds(inputs);
+    return this.variants.use(sizes, ({ graph }) => profilePrograms([{ graph, feeds }], this.options, options));
   }
 
-  async dispose(): Promise<void> {
-    const shared = this.shared;
-    this.shared = undefined;
-    await shared?.release();
+  /** Lets runs come to their end; later ones are refused. */
+  dispose(): Promise<void> {
+    return this.variants.close();
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.dispose();
   }
 
-  private feeds(inputs: I): Record<string, DeviceTensor> {
+  private feeds(inputs: I): { feeds: Record<string, DeviceTensor>; sizes: Sizes } {
     const given = new Map(leaves<HostTensor>(inputs as unknown as Tree<HostTensor>, isHostTensor));
     checkInputs(this.name, this.specs, given);
-    return Object.fromEntries([...given].map(([path, tensor]) => [`in/${path}`, toDevice(tensor)]));
+    const feeds = Object.fromEntries([...given].map(([path, tensor]) => [`in/${path}`, toDevice(tensor)]));
+    return { feeds, sizes: sizesOf(this.specs, given) };
   }
 }
 

@@ -1,14 +1,15 @@
 import type { DeviceTensor, SessionOptions } from '#backend';
 import { runSession, toHost } from '#backend';
-import { EngineError } from '../errors.js';
 import type { HostTensor } from '../host-tensor.js';
 import type { Named } from '../optim/optimizer.js';
-import type { Tensor } from '../tensor.js';
+import type { Tensor, TensorSpec } from '../tensor.js';
 import { emitGraph, type TracedGraph } from './graph.js';
+import { printGraph } from './print.js';
 import type { ProfiledProgram } from './profile.js';
 import type { SharedSession } from './session-cache.js';
 import { shareSession } from './session-cache.js';
 import type { ProgramState } from './state.js';
+import { type Sizes, sizesOf, symbolsOf, Variants } from './variants.js';
 
 /** What a traced program over a state is made of. */
 export interface StateTrace {
@@ -22,62 +23,94 @@ export interface StateTrace {
   readonly results: Named<Tensor>;
 }
 
+/** A trace that may be made anew with numbers for symbols. */
+export interface SizedTrace {
+  /** Of what each run is given, where its sizes are symbols. */
+  readonly specs: Named<TensorSpec>;
+  trace(sizes: Sizes): StateTrace;
+}
+
+/** A program open for some sizes. */
+interface Opened {
+  readonly graph: TracedGraph;
+  readonly reads: readonly string[];
+  readonly writes: readonly string[];
+  readonly results: readonly string[];
+  readonly shared: SharedSession;
+}
+
+type Given = Readonly<Record<string, DeviceTensor>>;
+
 /** A program that reads and writes values which stay where they are. */
 export class StateProgram {
   private constructor(
-    readonly name: string,
     private readonly state: ProgramState,
-    private readonly reads: readonly string[],
-    readonly writes: readonly string[],
-    private readonly results: readonly string[],
-    readonly graph: TracedGraph,
-    private shared: SharedSession | undefined,
+    private readonly specs: ReadonlyMap<string, TensorSpec>,
+    private readonly variants: Variants<Opened>,
   ) {}
 
   static async open(
     name: string,
     state: ProgramState,
-    trace: StateTrace,
+    made: StateTrace | SizedTrace,
     options: SessionOptions,
   ): Promise<StateProgram> {
-    const prefixed = (values: Named<Tensor>, prefix: string) =>
-      Object.fromEntries(Object.entries(values).map(([key, tensor]) => [`${prefix}/${key}`, tensor]));
-    const outputs = { ...prefixed(trace.writes, 'new'), ...prefixed(trace.results, 'result') };
-    const graph = { name, backend: options.backend, inputs: { ...trace.reads, ...trace.given }, outputs };
-    const { model } = emitGraph(graph);
-    const resident = state.resident(Object.keys(trace.writes));
-    const shared = await shareSession(model, { ...options, resident });
-    const [reads, writes, results] = [trace.reads, trace.writes, trace.results].map(Object.keys);
-    return new StateProgram(name, state, reads!, writes!, results!, graph, shared);
+    const sized = 'trace' in made ? made : { specs: {}, trace: () => made };
+    const open = async (sizes: Sizes): Promise<Opened> => {
+      const trace = sized.trace(sizes);
+      const outputs = { ...prefixed(trace.writes, 'new'), ...prefixed(trace.results, 'result') };
+      const graph = { name, backend: options.backend, inputs: { ...trace.reads, ...trace.given }, outputs };
+      const { model } = emitGraph(graph);
+      const resident = state.resident(Object.keys(trace.writes));
+      const shared = await shareSession(model, { ...options, resident });
+      const [reads, writes, results] = [trace.reads, trace.writes, trace.results].map(Object.keys);
+      return { graph, reads: reads!, writes: writes!, results: results!, shared };
+    };
+    const specs = new Map(Object.entries(sized.specs));
+    const symbols = symbolsOf(specs.values());
+    return new StateProgram(state, specs, await Variants.open(name, symbols, open, ({ shared }) => shared.release()));
   }
 
   /**
    * Runs once. The state changes only when the run succeeds, and of what was written only the names that `accept`
-   * returns (all of them when left out) become the state: the rest is as if it had not been computed.
+   * returns (all of them when left out) become the state: the rest is as if it had not been computed. Runs on one state
+   * must not overlap.
    */
-  async run(
-    given: Readonly<Record<string, DeviceTensor>>,
-    accept: (results: Named<HostTensor>) => readonly string[] = () => this.writes,
+  run(
+    given: Given,
+    accept?: (results: Named<HostTensor>, writes: readonly string[]) => readonly string[],
   ): Promise<Record<string, HostTensor>> {
-    if (!this.shared) throw new EngineError('DISPOSED', `the ${this.name} was disposed`);
-    const feeds = { ...given, ...this.state.feeds(this.reads) };
-    const fetches: Record<string, DeviceTensor | null> = this.state.fetches(this.writes);
-    for (const result of this.results) fetches[`result/${result}`] = null;
-    const outputs = await runSession(this.shared.session, feeds, fetches);
-    const results = Object.fromEntries(this.results.map((name) => [name, toHost(outputs[`result/${name}`]!)]));
-    this.state.swap(outputs, accept(results));
-    return results;
+    return this.variants.use(this.sizes(given), async ({ reads, writes, results: names, shared }) => {
+      const feeds = { ...given, ...this.state.feeds(reads) };
+      const fetches: Record<string, DeviceTensor | null> = this.state.fetches(writes);
+      for (const name of names) fetches[`result/${name}`] = null;
+      const outputs = await runSession(shared.session, feeds, fetches);
+      const results = Object.fromEntries(names.map((name) => [name, toHost(outputs[`result/${name}`]!)]));
+      this.state.swap(outputs, accept ? accept(results, writes) : writes);
+      return results;
+    });
+  }
+
+  print(): string {
+    return this.variants.describe(({ graph }) => printGraph(graph));
   }
 
   /** The program with what a run would read; for profiles. */
-  profiled(given: Readonly<Record<string, DeviceTensor>>): ProfiledProgram {
-    if (!this.shared) throw new EngineError('DISPOSED', `the ${this.name} was disposed`);
-    return { graph: this.graph, feeds: { ...given, ...this.state.feeds(this.reads) } };
+  profiled(given: Given): Promise<ProfiledProgram> {
+    return this.variants.use(this.sizes(given), async ({ graph, reads }) => ({
+      graph,
+      feeds: { ...given, ...this.state.feeds(reads) },
+    }));
   }
 
-  async dispose(): Promise<void> {
-    const shared = this.shared;
-    this.shared = undefined;
-    await shared?.release();
+  dispose(): Promise<void> {
+    return this.variants.close();
+  }
+
+  private sizes(given: Given): Sizes {
+    return sizesOf(this.specs, new Map(Object.entries(given).map(([name, { dims }]) => [name, { shape: dims }])));
   }
 }
+
+const prefixed = (values: Named<Tensor>, prefix: string) =>
+  Object.fromEntries(Object.entries(values).map(([key, tensor]) => [`${prefix}/${key}`, tensor]));

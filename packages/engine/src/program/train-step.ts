@@ -9,16 +9,13 @@ import type { Tensor, TensorSpec } from '../tensor.js';
 import { scalar } from '../tensor.js';
 import { valueAndGrad } from '../transforms/grad.js';
 import { withPrecision } from '../transforms/precision.js';
-import { printGraph } from './print.js';
-
 import type { Profile, ProfileOptions } from './profile.js';
 import { profilePrograms } from './profile.js';
-
+import { Queue } from './queue.js';
 import type { ShadowOptions } from './shadow.js';
 import { Shadow } from './shadow.js';
-
 import { ProgramState } from './state.js';
-import type { StateTrace } from './state-program.js';
+import type { SizedTrace, StateTrace } from './state-program.js';
 import { StateProgram } from './state-program.js';
 import type { HostBatch, StepMetrics, TracedBatch, UpdateOptions } from './update.js';
 import {
@@ -27,7 +24,9 @@ import {
   addLoss,
   batchFeeds,
   givenInputs,
+  mapValues,
   metricsOf,
+  prefixed,
   seedOf,
   startState,
   startSums,
@@ -37,6 +36,7 @@ import {
   traceUpdate,
   under,
 } from './update.js';
+import { withSizes } from './variants.js';
 
 export interface TrainStepOptions<B extends Named<TensorSpec>> extends SessionOptions, UpdateOptions {
   /** Start values of the trained weights; copied. */
@@ -78,6 +78,7 @@ export interface AccumulateOptions<B> {
 export class TrainStep<B extends Named<TensorSpec>> {
   /** Micro-batches in the sums. */
   private waiting = 0;
+  private readonly queue = new Queue();
 
   private constructor(
     private readonly batchSpecs: B,
@@ -96,18 +97,19 @@ export class TrainStep<B extends Named<TensorSpec>> {
     const start = { ...startState(params, options), ...(accumulate && startSums(params)) };
     const where = { backend: options.backend, threads: options.threads };
     const state = await ProgramState.create(start, where);
-    const open = (name: string, trace: StateTrace) => StateProgram.open(name, state, trace, where);
+    const open = (name: string, trace: StateTrace | SizedTrace) => StateProgram.open(name, state, trace, where);
+    const sized = (trace: (options: TrainStepOptions<B>, start: Named<HostTensor>) => StateTrace): SizedTrace => ({
+      specs: prefixed<TensorSpec>(batch, 'batch'),
+      trace: (sizes) => trace({ ...options, batch: mapValues(batch, (spec) => withSizes(spec, sizes)) as B }, start),
+    });
     const programs = accumulate
       ? {
-          part: await open('micro-batch', tracePart(options, start)),
+          part: await open('micro-batch', sized(tracePart)),
           update: await open('update', traceSumsUpdate(start, options)),
         }
-      : { whole: await open('training step', traceWhole(options, start)) };
+      : { whole: await open('training step', sized(traceWhole)) };
     const shadow = options.shadow
-      ? new Shadow(
-          await open('float32 shadow', traceShadow(options, start)),
-          options.shadow === true ? {} : options.shadow,
-        )
+      ? new Shadow(await open('float32 shadow', sized(traceShadow)), options.shadow === true ? {} : options.shadow)
       : undefined;
     const fixed: Record<string, DeviceTensor> = {};
     for (const [name, tensor] of Object.entries(frozen)) fixed[`frozen/${name}`] = await upload(tensor, where);
@@ -116,11 +118,15 @@ export class TrainStep<B extends Named<TensorSpec>> {
 
   /**
    * One step, of one batch or of micro-batches of any sizes, which together equal the one large batch. The loss is that
-   * of the weights before the step.
+   * of the weights before the step. Whatever is asked of a step while it is at work waits for its turn.
    *
    * @throws EngineError INPUT_MISMATCH, or PRECISION_LOST when a shadow check fails; with nothing changed
    */
-  async run(batch: HostBatch<B> | readonly HostBatch<B>[]): Promise<StepMetrics> {
+  run(batch: HostBatch<B> | readonly HostBatch<B>[]): Promise<StepMetrics> {
+    return this.queue.add(() => this.runNow(batch));
+  }
+
+  private async runNow(batch: HostBatch<B> | readonly HostBatch<B>[]): Promise<StepMetrics> {
     if ('whole' in this.programs && !Array.isArray(batch)) {
       return metricsOf(await this.checked(this.programs.whole, batch as HostBatch<B>));
     }
@@ -132,16 +138,20 @@ export class TrainStep<B extends Named<TensorSpec>> {
       );
     }
     try {
-      for (const part of Array.isArray(batch) ? batch : [batch]) await this.accumulate(part);
-      return await this.update();
+      for (const part of Array.isArray(batch) ? batch : [batch]) await this.accumulateNow(part);
+      return await this.updateNow();
     } catch (error) {
-      await this.discard();
+      await this.discardNow();
       throw error;
     }
   }
 
   /** Adds the gradient of a micro-batch to the sums. Needs the option `accumulate`. */
-  async accumulate(batch: HostBatch<B>): Promise<{ loss: number }> {
+  accumulate(batch: HostBatch<B>): Promise<{ loss: number }> {
+    return this.queue.add(() => this.accumulateNow(batch));
+  }
+
+  private async accumulateNow(batch: HostBatch<B>): Promise<{ loss: number }> {
     const { loss } = await this.checked(this.parts().part, batch);
     this.waiting++;
     return { loss: Number(loss!.data[0]) };
@@ -152,30 +162,39 @@ export class TrainStep<B extends Named<TensorSpec>> {
    *
    * @throws EngineError ARGUMENT_INVALID when there were none
    */
-  async update(): Promise<StepMetrics> {
+  update(): Promise<StepMetrics> {
+    return this.queue.add(() => this.updateNow());
+  }
+
+  private async updateNow(): Promise<StepMetrics> {
     const { update } = this.parts();
     if (this.waiting === 0) {
       throw new EngineError('ARGUMENT_INVALID', 'there is no micro-batch to update by; call accumulate(batch) first');
     }
-    const results = await update.run({}, (found) => accepted(update.writes, found));
-    await this.discard();
+    const results = await update.run({}, (found, writes) => accepted(writes, found));
+    await this.discardNow();
     return metricsOf(results);
   }
 
   /** Forgets the micro-batches since the last update. */
-  async discard(): Promise<void> {
+  discard(): Promise<void> {
+    return this.queue.add(() => this.discardNow());
+  }
+
+  private async discardNow(): Promise<void> {
     this.waiting = 0;
     await this.state.clear(this.state.names.filter((name) => name.startsWith('sum/')));
   }
 
   /** Copies of the trained weights as they are now. */
-  async params(): Promise<Record<string, HostTensor>> {
-    return under(await this.state.read(this.state.names.filter((name) => name.startsWith('param/'))), 'param');
+  params(): Promise<Record<string, HostTensor>> {
+    const names = this.state.names.filter((name) => name.startsWith('param/'));
+    return this.queue.add(async () => under(await this.state.read(names), 'param'));
   }
 
   /** Everything that a later `restore` needs to go on, also between two micro-batches. Copies. */
   snapshot(): Promise<Record<string, HostTensor>> {
-    return this.state.read();
+    return this.queue.add(() => this.state.read());
   }
 
   /**
@@ -183,15 +202,20 @@ export class TrainStep<B extends Named<TensorSpec>> {
    *
    * @throws EngineError INPUT_MISMATCH when the snapshot is of another step
    */
-  async restore(snapshot: Named<HostTensor>): Promise<void> {
-    await this.state.write(snapshot);
-    this.waiting = 'whole' in this.programs ? 0 : Number(snapshot['sum/count']!.data[0]);
+  restore(snapshot: Named<HostTensor>): Promise<void> {
+    return this.queue.add(async () => {
+      await this.state.write(snapshot);
+      this.waiting = 'whole' in this.programs ? 0 : Number(snapshot['sum/count']!.data[0]);
+    });
   }
 
-  /** The traced programs, one line an operator, with the line of user code that asked for it. */
+  /**
+   * The traced programs, one line an operator, with the line of user code that asked for it. Where a size could not be
+   * symbolic, it says so, and gives the program for each of the sizes that have been run.
+   */
   print(): string {
     return Object.values<StateProgram>(this.programs)
-      .map(({ graph }) => printGraph(graph))
+      .map((program) => program.print())
       .join('\n\n');
   }
 
@@ -202,20 +226,25 @@ export class TrainStep<B extends Named<TensorSpec>> {
    * @example
    * console.log(String(await step.profile(batch, { runs: 10 })));
    */
-  async profile(batch: HostBatch<B>, options: ProfileOptions = {}): Promise<Profile> {
-    const given = this.feeds(batch);
-    const parts =
-      'whole' in this.programs
-        ? [this.programs.whole.profiled(given)]
-        : [this.programs.part.profiled(given), this.programs.update.profiled({})];
-    return profilePrograms(parts, this.where, options);
+  profile(batch: HostBatch<B>, options: ProfileOptions = {}): Promise<Profile> {
+    return this.queue.add(async () => {
+      const given = this.feeds(batch);
+      const parts =
+        'whole' in this.programs
+          ? [await this.programs.whole.profiled(given)]
+          : [await this.programs.part.profiled(given), await this.programs.update.profiled({})];
+      return profilePrograms(parts, this.where, options);
+    });
   }
 
-  async dispose(): Promise<void> {
-    for (const program of Object.values<StateProgram>(this.programs)) await program.dispose();
-    await this.shadow?.dispose();
-    this.state.dispose();
-    for (const tensor of Object.values(this.fixed)) if (tensor.location === 'gpu-buffer') tensor.dispose();
+  /** Lets what was asked for before come to its end; what is asked for later is refused. */
+  dispose(): Promise<void> {
+    return this.queue.add(async () => {
+      for (const program of Object.values<StateProgram>(this.programs)) await program.dispose();
+      await this.shadow?.dispose();
+      this.state.dispose();
+      for (const tensor of Object.values(this.fixed)) if (tensor.location === 'gpu-buffer') tensor.dispose();
+    });
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -238,9 +267,9 @@ export class TrainStep<B extends Named<TensorSpec>> {
   private async checked(program: StateProgram, batch: HostBatch<B>): Promise<Named<HostTensor>> {
     const feeds = this.feeds(batch);
     const wanted = await this.shadow?.run(feeds);
-    const results = await program.run(feeds, (found) => {
+    const results = await program.run(feeds, (found, writes) => {
       if (wanted) this.shadow!.compare(wanted, found);
-      return accepted(program.writes, found);
+      return accepted(writes, found);
     });
     await this.shadow?.finish();
     return results;

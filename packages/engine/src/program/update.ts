@@ -70,6 +70,10 @@ export function storedWeights(frozen: Named<HostTensor>, precision?: Precision):
 export const prefixed = <T>(values: Named<T>, prefix: string): Record<string, T> =>
   Object.fromEntries(Object.entries(values).map(([name, value]) => [`${prefix}/${name}`, value]));
 
+/** The same names with other values. */
+export const mapValues = <T, U>(values: Named<T>, change: (value: T) => U): Record<string, U> =>
+  Object.fromEntries(Object.entries(values).map(([name, value]) => [name, change(value)]));
+
 /** The entries whose names begin with `prefix/`, without it. */
 export function under<T>(values: Named<T>, prefix: string): Record<string, T> {
   const own = Object.entries(values).filter(([name]) => name.startsWith(`${prefix}/`));

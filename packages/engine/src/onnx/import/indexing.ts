@@ -1,5 +1,6 @@
 /** Picking and placing elements by indices. */
 import { add, mul } from '../../ops/arithmetic.js';
+import { shiftAxesOfAll } from '../../ops/batching.js';
 import { normalizeAxis } from '../../ops/broadcast.js';
 import { cast, greater, where } from '../../ops/compare.js';
 import { gatherElements } from '../../ops/elements.js';
@@ -18,6 +19,7 @@ const gatherNdOp: Op = {
   },
   emit: (context, node, inputs) => context.node('GatherND', inputs, { batch_dims: node.attributes.batch as number }),
   vjp: 'none',
+  batch: shiftAxesOfAll('batch'),
 };
 
 function gatherNd(n: NodeContext): Tensor {
