@@ -4,7 +4,7 @@ import { type Benchmark, type Options, say, timed } from '../lib/bench.js';
 import { describeMachine } from '../lib/machine.js';
 import { resultsFolder, Unavailable } from '../lib/paths.js';
 import { PeerServer, peersPython } from '../lib/peers.js';
-import type { Row } from '../lib/report.js';
+import { type Row, row } from '../lib/report.js';
 import { browser } from './engine/browser.js';
 import { checks } from './engine/checks.js';
 import { epoch } from './engine/epoch.js';
@@ -59,7 +59,17 @@ async function finished(part: Part, context: PartContext): Promise<Row[]> {
     say(`${part.name}: kept${stale}`);
     return kept.rows.map((row) => (stale ? { ...row, note: `${row.note ?? ''}${stale}` } : row));
   }
-  const { result: rows, seconds } = await timed(() => part.run(context));
+  let measured: { result: Row[]; seconds: number };
+  try {
+    measured = await timed(() => part.run(context));
+  } catch (error) {
+    // The other parts may still be measured; what is missing is named in the table.
+    if (error instanceof Unavailable && context.only) throw error;
+    const message = error instanceof Error ? error.message : String(error);
+    say(`${part.name} failed: ${error instanceof Error ? error.stack : message}`);
+    return [row({ what: part.name, ours: null, unit: '', target: null, note: `failed: ${message}` })];
+  }
+  const { result: rows, seconds } = measured;
   mkdirSync(folder, { recursive: true });
   writeFileSync(file, `${JSON.stringify({ commit, seconds, rows }, null, 2)}\n`);
   say(`${part.name}: ${seconds.toFixed(0)} s`);
