@@ -122,6 +122,7 @@ export {
   rmsNorm,
   softmax,
 } from './ops/normalize.js';
+export type { Padding } from './ops/padding.js';
 export { averagePool, globalAveragePool, maxPool, type PoolingOptions } from './ops/pooling.js';
 export { dequantize, fakeQuantize } from './ops/quantize.js';
 export { dropout, randomUniform } from './ops/random.js';

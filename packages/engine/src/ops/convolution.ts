@@ -8,6 +8,8 @@ import { sum } from './arithmetic.js';
 import { batchConvolution, batchWeightGradient } from './convolution-batching.js';
 import { emitGrouped } from './grouped-convolution.js';
 import { slice } from './indexing.js';
+import type { Padding } from './padding.js';
+import { evenPadding } from './padding.js';
 import { reshape, transpose } from './shape.js';
 import type { Geometry, WeightGradient } from './weight-gradient.js';
 import { emitWeightGradient } from './weight-gradient.js';
@@ -226,11 +228,19 @@ function requireBias(what: string, bias: Tensor | undefined, out: Dim): void {
  * @param x      [batch, in, ...size]
  * @param weight [out, in / groups, ...kernel]
  * @param bias   [out]
+ * @param options.padding as well [before, after] for each axis, where the two differ
  * @returns      [batch, out, ...size']
  * @throws EngineError SHAPE_MISMATCH
  */
-export function conv(x: Tensor, weight: Tensor, bias?: Tensor, options: ConvolutionOptions = {}): Tensor {
-  return apply(convOp, bias ? [x, weight, bias] : [x, weight], geometryOf(options, x.rank - 2) as Attributes);
+export function conv(
+  x: Tensor,
+  weight: Tensor,
+  bias?: Tensor,
+  options: Omit<ConvolutionOptions, 'padding'> & { readonly padding?: Padding } = {},
+): Tensor {
+  const { x: input, padding } = evenPadding(x, options.padding ?? 0);
+  const geometry = geometryOf({ ...options, padding }, x.rank - 2);
+  return apply(convOp, bias ? [input, weight, bias] : [input, weight], geometry as Attributes);
 }
 
 /**

@@ -10,13 +10,10 @@ import { relu } from './elementwise.js';
 import { scatterAdd, tableStarts } from './indexing.js';
 import { mean } from './reduce.js';
 import { reshape } from './shape.js';
+import type { PoolingOptions } from './windows.js';
+import { maxOfWindows, meanOfWindows, squareOf, windowsOf } from './windows.js';
 
-export interface PoolingOptions {
-  readonly kernel: number;
-  /** The kernel's size when left out. */
-  readonly stride?: number;
-  readonly padding?: number;
-}
+export type { PoolingOptions } from './windows.js';
 
 /**
  * The places of the largest elements, for WebGPU, whose MaxPool has none: each place of the window in turn is compared
@@ -92,16 +89,24 @@ const maxPoolOp: Op = {
 };
 
 /** Largest element of each window of [batch, channels, ...sizes]; the gradient goes to the first of equals, as in PyTorch. */
-export function maxPool(x: Tensor, { kernel, stride = kernel, padding = 0 }: PoolingOptions): Tensor {
+export function maxPool(x: Tensor, options: PoolingOptions): Tensor {
   // max and ReLU change places freely, and after the pooling there is less to rectify.
-  if (x.node.op.name === 'Relu') return relu(maxPool(x.node.inputs[0]!, { kernel, stride, padding }));
-  const window = { kernel, stride, padding };
+  if (x.node.op.name === 'Relu') return relu(maxPool(x.node.inputs[0]!, options));
+  const square = squareOf(options);
+  if (!square) return maxOfWindows(x, windowsOf('maxPool', x, options));
+  const { kernel, stride, padding } = square;
   const sideBySide = stride === kernel && padding === 0 && x.dtype === 'float32';
-  return sideBySide ? apply(maxBlockOp, [x], window) : applyAll(maxPoolOp, [x], window)[0]!;
+  return sideBySide ? apply(maxBlockOp, [x], square) : applyAll(maxPoolOp, [x], square)[0]!;
 }
 
-/** Mean of each window of [batch, channels, ...sizes]; zeros of the padding count. */
-export function averagePool(x: Tensor, { kernel, stride = kernel, padding = 0 }: PoolingOptions): Tensor {
+/** Mean of each window of [batch, channels, ...sizes]; zeros of the padding count unless `countIncludePad` is false. */
+export function averagePool(x: Tensor, options: PoolingOptions & { readonly countIncludePad?: boolean }): Tensor {
+  const { countIncludePad = true } = options;
+  const square = squareOf(options);
+  if (!square || (square.padding > 0 && !countIncludePad)) {
+    return meanOfWindows(x, windowsOf('averagePool', x, options), options, countIncludePad);
+  }
+  const { kernel, stride, padding } = square;
   const [batch, channels, ...sizes] = x.shape;
   const window = sizes.map(() => kernel);
   const weights = Array<number>(kernel ** sizes.length).fill(1 / kernel ** sizes.length);
