@@ -202,6 +202,7 @@ export const operatorCases: readonly OperatorCase[] = [
     inputs: [x, numbers([3, 4], 0.5, 1.5)],
     attributes: { axis: 1 },
   },
+  { op: 'LayerNormalization', what: 'statistics', inputs: [x, scale, shift], outputs: 3 },
   { op: 'RMSNormalization', inputs: [x, scale], opset: 23 },
   { op: 'SimplifiedLayerNormalization', inputs: [x, scale], attributes: { epsilon: float(1e-6) } },
   { op: 'BatchNormalization', inputs: [image, scale, shift, numbers([4]), numbers([4], 0.5, 2)] },

@@ -5,7 +5,7 @@ import { hostTensor } from '../../host-tensor.js';
 import { add, div, mul, sub, sum } from '../../ops/arithmetic.js';
 import { batchNorm } from '../../ops/batch-norm.js';
 import { normalizeAxis } from '../../ops/broadcast.js';
-import { sqrt } from '../../ops/elementwise.js';
+import { reciprocal, sqrt } from '../../ops/elementwise.js';
 import { groupNorm, layerNorm, rmsNorm } from '../../ops/normalize.js';
 import { mean } from '../../ops/reduce.js';
 import { reshape } from '../../ops/shape.js';
@@ -27,8 +27,15 @@ function normalizedFrom(
   return reshape(normalize(joined, flat(scale), bias && flat(bias)), x.shape);
 }
 
-function onlyFirst(n: NodeContext): void {
-  if (n.node.output.slice(1).some((name) => name !== '')) throw n.unsupported('its second output');
+/** Mean and inverse deviation over the normalised axes: what a fused operator gives beside its result. */
+function statisticsOf(n: NodeContext, centred: boolean): Tensor[] {
+  const x = n.in(0);
+  const from = normalizeAxis(n.label, n.int('axis', -1), x.rank);
+  const axes = Array.from({ length: x.rank - from }, (_, i) => from + i);
+  const average = mean(x, { axes, keepDims: true });
+  const rest = centred ? sub(x, average) : x;
+  const square = mean(mul(rest, rest), { axes, keepDims: true });
+  return [average, reciprocal(sqrt(add(square, n.float('epsilon', 1e-5))))];
 }
 
 function layerNormalization(n: NodeContext): Tensor {
@@ -44,12 +51,12 @@ function layerNormalization(n: NodeContext): Tensor {
 /** x / √(mean(x²) + ε) · scale: RMSNormalization (opset 23), and the runtime's own operator of the other name. */
 export const rmsRule: OperatorRule = {
   trace: (n) => {
-    onlyFirst(n);
     const epsilon = n.float('epsilon', 1e-5);
-    return normalizedFrom(n, (x, scale, bias) => {
+    const y = normalizedFrom(n, (x, scale, bias) => {
       const y = rmsNorm(x, scale, epsilon);
       return bias ? add(y, bias) : y;
     });
+    return n.outputCount > 1 ? [y, statisticsOf(n, false)[1]!] : y;
   },
 };
 
@@ -83,11 +90,8 @@ function fromNumbers(values: readonly number[], like: Tensor): Tensor {
 
 export const normalizeOperators: OperatorTable = {
   LayerNormalization: {
-    trace: (n) => {
-      onlyFirst(n);
-      return layerNormalization(n);
-    },
-    note: 'first output only',
+    // Outputs that nothing reads are not written.
+    trace: (n) => (n.outputCount > 1 ? [layerNormalization(n), ...statisticsOf(n, true)] : layerNormalization(n)),
   },
   RMSNormalization: rmsRule,
   BatchNormalization: { trace: batchNormalization, note: 'by running statistics, or by the batch with `training`' },
