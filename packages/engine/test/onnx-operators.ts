@@ -71,6 +71,8 @@ const reduce = (op: string): OperatorCase[] => [
 const ms = (op: string) => `com.microsoft.${op}`;
 const heads = numbers([2, 5, 8]);
 
+const fourBits = e.quantizeNBits(numbers([5, 40]), { bits: 4, blockSize: 16 });
+
 export const operatorCases: readonly OperatorCase[] = [
   ...[
     'Neg',
@@ -368,6 +370,24 @@ export const operatorCases: readonly OperatorCase[] = [
       ints([3], [1, 0, -1], 'int8'),
     ],
     attributes: { axis: 0 },
+  },
+  {
+    op: ms('MatMulNBits'),
+    inputs: [numbers([2, 3, 40]), fourBits.packed, fourBits.scales, fourBits.zeroPoints!],
+    attributes: { K: 40, N: 5, bits: 4, block_size: 16 },
+    tolerance: 1e-3,
+  },
+  { op: 'ScatterND', inputs: [x, ints([2, 1], [1, 0]), numbers([2, 3, 4], 2, 3)] },
+  {
+    op: 'ScatterND',
+    what: 'add',
+    inputs: [x, ints([2, 2], [1, 0, 1, 0]), numbers([2, 4], 2, 3)],
+    attributes: { reduction: 'add' },
+  },
+  {
+    op: 'ScatterElements',
+    inputs: [x, ints([1, 2, 2], [2, 0, 1, 2]), numbers([1, 2, 2], 2, 3)],
+    attributes: { axis: 1, reduction: 'add' },
   },
   { op: 'QuantizeLinear', inputs: [x, e.hostTensor('float32', [], [0.01]), ints([], [100], 'uint8')] },
   {

@@ -1,35 +1,19 @@
 /** Picking and placing elements by indices. */
 import { add, mul } from '../../ops/arithmetic.js';
-import { shiftAxesOfAll } from '../../ops/batching.js';
 import { normalizeAxis } from '../../ops/broadcast.js';
 import { cast, greater, where } from '../../ops/compare.js';
-import { gatherElements } from '../../ops/elements.js';
+import { gatherElements, scatterElements } from '../../ops/elements.js';
 import { oneHot } from '../../ops/indexing.js';
+import { gatherNd, scatterNd } from '../../ops/nd.js';
 import { transpose } from '../../ops/shape.js';
-import type { Op, Tensor } from '../../tensor.js';
-import { apply } from '../../tensor.js';
+import type { Tensor } from '../../tensor.js';
 import type { NodeContext, OperatorTable } from './context.js';
 
-/** Elements or rows by tuples of indices. */
-const gatherNdOp: Op = {
-  name: 'GatherND',
-  shape: ([x, indices], { batch }) => {
-    const from = (batch as number) + (indices!.shape.at(-1) as number);
-    return { dtype: x!.dtype, shape: [...indices!.shape.slice(0, -1), ...x!.shape.slice(from)] };
-  },
-  emit: (context, node, inputs) => context.node('GatherND', inputs, { batch_dims: node.attributes.batch as number }),
-  vjp: 'none',
-  batch: shiftAxesOfAll('batch'),
-};
-
-function gatherNd(n: NodeContext): Tensor {
-  const [x, indices] = [n.in(0), n.in(1)];
-  const width = indices.shape.at(-1);
-  const batch = n.int('batch_dims', 0);
-  if (typeof width !== 'number' || batch + width > x.rank || batch >= indices.rank) {
-    throw n.error('SHAPE_MISMATCH', `indices [${indices.shape}] into [${x.shape}]`);
-  }
-  return apply(gatherNdOp, [x, indices], { batch });
+/** What replaces, or is added to, the elements that are there. */
+function reductionOf(n: NodeContext): { reduction: 'none' | 'add' } {
+  const reduction = n.string('reduction', 'none');
+  if (reduction !== 'none' && reduction !== 'add') throw n.unsupported(`reduction "${reduction}"`);
+  return { reduction };
 }
 
 /** off + (on − off) · (class = index), the new axis in its place. */
@@ -45,11 +29,21 @@ function oneHotOf(n: NodeContext): Tensor {
   return transpose(add(mul(hot, on - off), off), order);
 }
 
+const scatterNote = 'replaces distinct places, or adds';
+
 export const indexingOperators: OperatorTable = {
   GatherElements: {
     trace: (n) => gatherElements(n.in(0), cast(n.in(1), 'int64'), n.int('axis', 0)),
     note: 'indices are not negative',
   },
-  GatherND: { trace: gatherNd, gradient: 'none' },
+  GatherND: {
+    trace: (n) => gatherNd(n.in(0), cast(n.in(1), 'int64'), { batchDims: n.int('batch_dims', 0) }),
+    note: 'indices are not negative',
+  },
+  ScatterND: { trace: (n) => scatterNd(n.in(0), cast(n.in(1), 'int64'), n.in(2), reductionOf(n)), note: scatterNote },
+  ScatterElements: {
+    trace: (n) => scatterElements(n.in(2), cast(n.in(1), 'int64'), n.int('axis', 0), n.in(0), reductionOf(n)),
+    note: scatterNote,
+  },
   OneHot: { trace: oneHotOf, gradient: 'none' },
 };

@@ -2,11 +2,13 @@
 import type { Dim } from '../../dims.js';
 import { isSymbolic } from '../../dims.js';
 import type { DType } from '../../host-tensor.js';
-import { add, div, expand, mul, sub } from '../../ops/arithmetic.js';
+import { add, div, expand, sub } from '../../ops/arithmetic.js';
 import { normalizeAxis } from '../../ops/broadcast.js';
 import { cast, maximum, minimum } from '../../ops/compare.js';
 import { stopGradient } from '../../ops/control.js';
 import { round } from '../../ops/elementwise.js';
+import { linearNBits } from '../../ops/matmul-nbits.js';
+import { dequantize } from '../../ops/quantize.js';
 import { reshape } from '../../ops/shape.js';
 import type { Tensor } from '../../tensor.js';
 import { dtypeOf } from '../model.js';
@@ -46,11 +48,28 @@ function laidOut(n: NodeContext, part: Tensor, x: Tensor): Tensor {
 
 function dequantized(n: NodeContext): Tensor {
   const [x, scale] = [n.in(0), n.in(1)];
-  const whole = cast(x, scale.dtype);
-  const shifted = n.has(2) ? sub(whole, laidOut(n, cast(n.in(2), scale.dtype), x)) : whole;
-  const y = mul(shifted, laidOut(n, scale, x));
+  const y = dequantize(x, laidOut(n, scale, x), n.has(2) ? laidOut(n, n.in(2), x) : undefined);
   const source = sources.get(x);
   return source ? add(source, stopGradient(sub(y, source))) : y;
+}
+
+/** com.microsoft.MatMulNBits: a frozen weight of 4 or 8 bits in blocks. */
+function productOfBits(n: NodeContext): Tensor {
+  const [outer, inner, bits, block] = [n.int('N'), n.int('K'), n.int('bits', 4), n.int('block_size')];
+  if (n.has(4)) throw n.unsupported('its order of groups (g_idx)');
+  if (bits !== 4 && bits !== 8) throw n.unsupported(`${bits} bits`);
+  if (n.value(0).shape.at(-1) !== inner || block < 1)
+    throw n.error('SHAPE_MISMATCH', `[${n.value(0).shape}] for K = ${inner}`);
+  const blocks = Math.ceil(inner / block);
+  if (n.has(3) && n.value(3).dtype !== 'uint8') throw n.unsupported('zero points that are not packed');
+  const weight = {
+    packed: reshape(n.in(1), [outer, blocks, (block * bits) / 8]),
+    scales: reshape(n.in(2), [outer, blocks]),
+    zeroPoints: n.has(3) ? reshape(n.in(3), [outer, Math.ceil((blocks * bits) / 8)]) : undefined,
+    bits,
+  } as const;
+  const { zeroPoints, ...rest } = weight;
+  return linearNBits(n.in(0), zeroPoints ? { ...rest, zeroPoints } : rest, n.optional(5));
 }
 
 function quantized(n: NodeContext): Tensor {
@@ -67,5 +86,6 @@ function quantized(n: NodeContext): Tensor {
 
 export const quantizeOperators: OperatorTable = {
   DequantizeLinear: { trace: dequantized, note: 'a frozen weight, for all, an axis or blocks' },
+  'com.microsoft.MatMulNBits': { trace: productOfBits, note: '4 or 8 bits; gradient to the activation' },
   QuantizeLinear: { trace: quantized, note: 'int8 and uint8; straight-through gradient' },
 };

@@ -133,10 +133,8 @@ function takeCut(x: Tensor, { axis, start, count, step }: Cut, n: NodeContext): 
   const size = x.shape[axis]!;
   if (count === size && start === 0 && step === 1) return x;
   if (count === 0) throw n.unsupported(`a slice without elements (axis ${axis} of [${x.shape}])`);
-  if (typeof count === 'number' && start >= 0 && step === 1) return slice(x, axis, start, start + count);
-  if (typeof count === 'number' && !isSymbolic(size)) {
-    const indices = Array.from({ length: count }, (_, i) => start + i * step);
-    return gatherAxis(x, constant(hostTensor('int64', [count], indices)), axis);
+  if (typeof count === 'number' && start >= 0) {
+    return slice(x, axis, start, start + (count - 1) * step + Math.sign(step), step);
   }
   if (start === -1) return gatherAxis(x, constant(hostTensor('int64', [1], [-1])), axis);
   return gatherAxis(x, arange(count), axis);
