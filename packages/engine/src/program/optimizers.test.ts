@@ -50,6 +50,13 @@ describe('passes of the graph optimiser that have nothing to do are left out', (
     expect(idleOptimizers(image)).toContain('MatmulTransposeFusion');
   });
 
+  test('blocks of channels only where a weight is a constant', () => {
+    const weight = e.constant(e.hostTensor('float32', [16, 16, 3, 3], Array(2304).fill(1)));
+    const frozen = traceToOnnx(({ x }) => ({ y: e.conv(x!, weight) }), { x: f32(1, 16, 5, 5) });
+    expect(idleOptimizers(frozen)).not.toContain('NchwcTransformer');
+    expect(idleOptimizers(image)).toContain('NchwcTransformer');
+  });
+
   test('none where a graph holds others', () => {
     const inner = { name: 'then_branch', type: 5 };
     const node = [{ opType: 'If', input: ['c'], output: ['y'], attribute: [inner] }];

@@ -57,10 +57,23 @@ const looksFor: Readonly<Record<string, readonly string[]>> = {
   WhereDummyDq: quantized,
 };
 
-/** The optimiser passes that cannot change this model. */
+/** Constants with fewer elements are no weights worth laying out anew. */
+const smallWeight = 1024;
+
+/**
+ * The layout by blocks of channels is for convolutions whose weights are constants. Where they are inputs, as in
+ * training, it catches only pooling, and copies every image to its layout and back (4 % of a MAML step).
+ */
+function blockedLayoutPays({ node, initializer = [] }: OnnxModelProto['graph']): boolean {
+  const sizes = new Map(initializer.map(({ name, dims = [] }) => [name, dims.reduce((a, b) => a * Number(b), 1)]));
+  return node.some(({ opType, input = [] }) => opType === 'Conv' && (sizes.get(input[1]!) ?? 0) >= smallWeight);
+}
+
+/** The optimiser passes that cannot change this model, or not for the better. */
 export function idleOptimizers({ graph, functions }: OnnxModelProto & { functions?: unknown[] }): string[] {
   const nested = graph.node.some(({ attribute = [] }) => attribute.some(({ type }) => type === 5 || type === 10));
   if (nested || functions?.length) return []; // operators may stand where we do not look
   const types = new Set(graph.node.map(({ opType }) => opType));
-  return Object.keys(looksFor).filter((pass) => !looksFor[pass]!.some((type) => types.has(type)));
+  const idle = Object.keys(looksFor).filter((pass) => !looksFor[pass]!.some((type) => types.has(type)));
+  return idle.includes('NchwcTransformer') || blockedLayoutPays(graph) ? idle : [...idle, 'NchwcTransformer'];
 }
