@@ -71,14 +71,7 @@ export async function openChromium(module: string, options: ChromiumOptions = {}
   if (!executablePath) throw new Error('there is no Chromium; install it or name it in FEWTUNE_CHROMIUM');
   const script = await bundle(module);
   const server = await serve(script, options.isolated ?? true);
-  const browser = await chromium.launch({
-    executablePath,
-    args: [
-      '--no-sandbox', // containers run as root
-      '--js-flags=--expose-gc',
-      ...(options.webgpu ? ['--enable-unsafe-webgpu', '--use-webgpu-adapter=swiftshader'] : []),
-    ],
-  });
+  const browser = await launch(executablePath, options);
   const close = async () => {
     await browser.close();
     server.close();
@@ -102,6 +95,49 @@ export async function openChromium(module: string, options: ChromiumOptions = {}
   } catch (error) {
     await close();
     throw error;
+  }
+}
+
+function launch(executablePath: string, { webgpu }: ChromiumOptions) {
+  return chromium.launch({
+    executablePath,
+    args: [
+      '--no-sandbox', // containers run as root
+      '--js-flags=--expose-gc',
+      ...(webgpu ? ['--enable-unsafe-webgpu', '--use-webgpu-adapter=swiftshader'] : []),
+    ],
+  });
+}
+
+/** The text of `selector` in the page of an address, once it matches. @throws Error with the text at the time limit */
+export async function readPage(
+  address: string,
+  selector: string,
+  matching: RegExp,
+  options: ChromiumOptions & { timeoutMs?: number } = {},
+): Promise<string> {
+  const executablePath = findChromium();
+  if (!executablePath) throw new Error('there is no Chromium; install it or name it in FEWTUNE_CHROMIUM');
+  const browser = await launch(executablePath, options);
+  try {
+    const page = await browser.newPage();
+    const log: string[] = [];
+    page.on('console', (message) => log.push(message.text()));
+    page.on('pageerror', (error) => log.push(String(error)));
+    await page.goto(address);
+    const text = () =>
+      page
+        .locator(selector)
+        .textContent()
+        .then((text) => text ?? '');
+    const until = performance.now() + (options.timeoutMs ?? 60_000);
+    while (!matching.test(await text())) {
+      if (performance.now() > until) throw new Error(`${selector} holds "${await text()}"; ${log.join('\n')}`);
+      await page.waitForTimeout(100);
+    }
+    return await text();
+  } finally {
+    await browser.close();
   }
 }
 

@@ -1,5 +1,8 @@
+import type { AddressInfo } from 'node:net';
+import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { findChromium, openChromium, runInChromium } from '../../../../bench/lib/chromium.js';
+import { findChromium, openChromium, readPage, runInChromium } from '../../../../bench/lib/chromium.js';
+import { serve } from '../../../../examples/browser/serve.js';
 import type { SessionOptions } from '../../src/index.js';
 import { nameOf } from '../catalogue.js';
 import { expectAgreement, expectSameTraining } from './agree.js';
@@ -64,4 +67,15 @@ describe.skipIf(skipped)('a page', () => {
     expect(await page.run({ backend: 'cpu' })).toEqual(['BACKEND_MISSING', expect.stringContaining('wasm and webgpu')]);
     expect(await page.run({ backend: 'webgpu' })).toEqual(['BACKEND_MISSING', expect.stringContaining('adapter')]);
   });
+});
+
+test.skipIf(skipped)('the example without a bundler trains, with an import map and two threads', async () => {
+  const server = await serve(fileURLToPath(new URL('../../../../', import.meta.url)), 0);
+  try {
+    const address = `http://localhost:${(server.address() as AddressInfo).port}/examples/browser/`;
+    expect(await readPage(address, '#log', /learned/)).toMatch(/a step takes [\d.]+ ms[\s\S]*\nlearned/);
+  } finally {
+    server.close();
+    server.closeAllConnections();
+  }
 });
