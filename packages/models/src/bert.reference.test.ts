@@ -5,6 +5,7 @@ import {
   constantRate,
   crossEntropy,
   type HostTensor,
+  hostTensor,
   linear,
   type Optimizer,
   sgd,
@@ -124,20 +125,31 @@ describe('a 2-layer BERT against PyTorch', () => {
     ['adamw', adamW({ weightDecay: 0.1 }), 1e-4],
     ['sgd', sgd({ momentum: 0.9, weightDecay: 0.01 }), 1e-5],
   ];
-  test.each(optimizers)('five steps of %s, clipped to norm 1', async (name, optimizer, tolerance) => {
+  test.each(
+    optimizers.flatMap(([name, ...rest]) => [
+      [name, 'whole batches', false, ...rest] as const,
+      [name, 'micro-batches of 1 and 2 rows', true, ...rest] as const,
+    ]),
+  )('five steps of %s on %s, clipped to norm 1', async (name, _, accumulate, optimizer, tolerance) => {
     const { weights, batch } = reference;
     const { tensors } = await readSafetensors(fixture('bert-reference-optimizers'));
     const step = await trainStep({
       params: weights,
-      batch: batchSpecs(3, 7),
+      batch: batchSpecs('batch', 7),
       loss: (params, { batch }) => lossOf(params, batch),
       optimizer,
       schedule: constantRate(1e-2),
       clipNorm: 1,
+      accumulate,
     });
+    const rows = (from: number, to: number) =>
+      mapValues(batch, ({ dtype, shape, data }) => {
+        const width = data.length / shape[0]!;
+        return hostTensor(dtype, [to - from, ...shape.slice(1)], data.slice(from * width, to * width));
+      }) as typeof batch;
     const [losses, norms] = [floats(tensors[`${name}.losses`]!), floats(tensors[`${name}.norms`]!)];
     for (const [at, expected] of losses.entries()) {
-      const { loss, gradientNorm } = await step.run(batch);
+      const { loss, gradientNorm } = await step.run(accumulate ? [rows(0, 1), rows(1, 3)] : batch);
       expect(Math.abs(loss / expected - 1), `loss of step ${at}`).toBeLessThan(tolerance);
       expect(Math.abs(gradientNorm! / norms[at]! - 1), `gradient norm of step ${at}`).toBeLessThan(tolerance);
     }

@@ -8,6 +8,7 @@ import { apply, scalar, scalarValue } from '../tensor.js';
 import { alignExample, elementwise, shiftAxes } from './batching.js';
 import { broadcastShapes, normalizeAxis } from './broadcast.js';
 import { beforeReshape, reshape } from './shape.js';
+import { wideSum } from './wide.js';
 
 /** What arithmetic takes: a traced value, or a number of the other operand's dtype. */
 export type Operand = Tensor | number;
@@ -129,12 +130,10 @@ const sumOp: Op = {
   }),
   emit: (context, node, [x]) => {
     const axes = node.attributes.axes as number[];
-    const sumOf = (value: string) =>
-      context.node('ReduceSum', [value, context.constant(hostTensor('int64', [axes.length], axes))], { keepdims: 1 });
-    if (node.inputs[0]!.dtype !== 'float16') return sumOf(x!);
-    // Sums of float16 are taken in float32 and rounded once.
-    const [wide] = context.node('Cast', [x!], { to: onnxType.float32 });
-    return context.node('Cast', sumOf(wide!), { to: onnxType.float16 });
+    const over = context.constant(hostTensor('int64', [axes.length], axes));
+    return wideSum(context, node.inputs[0]!.dtype, [x!], ([value]) =>
+      context.node('ReduceSum', [value!, over], { keepdims: 1 }),
+    );
   },
   // The cotangent keeps its size 1 on the summed axes: it stands for its broadcast, and nothing is expanded.
   vjp: (_, dy) => [dy],

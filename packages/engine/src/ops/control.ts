@@ -52,6 +52,28 @@ const startAfterOp: Op = {
   batch: (inputs) => apply(startAfterOp, inputs),
 };
 
+/** [x, after] -> x, by a shape that waits for `after`: unlike StartAfter it copies nothing. Sizes are known. */
+const viewAfterOp: Op = {
+  name: 'ViewAfter',
+  acceptsBroadcastCotangent: true,
+  shape: ([x]) => x!,
+  emit: (context, node, [x, after]) => {
+    const ints = (values: readonly number[]) => context.constant(hostTensor('int64', [values.length], values));
+    const [flat] = context.node('Reshape', [after!, ints([-1])]);
+    const [first] = context.node('Slice', [flat!, ints([0]), ints([1]), ints([0])]);
+    const [zero] = context.node('Cast', context.node('Less', [first!, first!]), { to: onnxType.int64 });
+    const [shape] = context.node('Add', [ints(node.outputs[0]!.shape as readonly number[]), zero!]);
+    return context.node('Reshape', [x!, shape!]);
+  },
+  vjp: (_, dy) => [dy, undefined],
+  batch: (inputs) => apply(viewAfterOp, inputs),
+};
+
+/** x, of known sizes, but nothing made from it before `after` (a float) has been computed, nor shared with an earlier x. */
+export function viewAfter(x: Tensor, after: Tensor): Tensor {
+  return apply(viewAfterOp, [x, after]);
+}
+
 /** x, of rank 1 or more, but not before `after` (a float) has been computed, and not shared with an earlier x. */
 export function startAfter(x: Tensor, after: Tensor): Tensor {
   return apply(startAfterOp, [x, after]);

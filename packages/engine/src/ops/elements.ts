@@ -9,6 +9,7 @@ import { expand } from './arithmetic.js';
 import { shiftAxes, shiftAxesOfAll } from './batching.js';
 import { normalizeAxis } from './broadcast.js';
 import { slice } from './indexing.js';
+import { wideSum } from './wide.js';
 
 const gatherElementsOp: Op = {
   name: 'GatherElements',
@@ -52,12 +53,13 @@ const scatterElementsOp: Op = {
   },
   emit: (context, node, [updates, indices, base]) => {
     const { axis, reduction } = node.attributes as { axis: number; reduction: string };
-    let onto = base;
-    if (!onto) {
-      const zero = context.constant(hostTensor(node.inputs[0]!.dtype, [1], [0]));
-      [onto] = context.node('Expand', [zero, context.shape(node.outputs[0]!.shape)]);
-    }
-    return context.node('ScatterElements', [onto!, indices!, updates!], { axis, reduction });
+    return wideSum(context, node.inputs[0]!.dtype, base ? [updates!, base] : [updates!], ([values, onto], dtype) => {
+      const zeros = () => {
+        const zero = context.constant(hostTensor(dtype, [1], [0]));
+        return context.node('Expand', [zero, context.shape(node.outputs[0]!.shape)])[0]!;
+      };
+      return context.node('ScatterElements', [onto ?? zeros(), indices!, values!], { axis, reduction });
+    });
   },
   vjp: ([updates, indices, base], dy, { attributes }) => {
     const { axis, reduction } = attributes as { axis: number; reduction: 'none' | 'add' };

@@ -10,6 +10,7 @@ import { shiftAxes, shiftAxesOfAll } from './batching.js';
 import { normalizeAxis } from './broadcast.js';
 import { cast, equal } from './compare.js';
 import { reshape, unsqueeze } from './shape.js';
+import { wideSum } from './wide.js';
 
 const sliceOp: Op = {
   name: 'Slice',
@@ -222,11 +223,12 @@ const scatterAddOp: Op = {
   }),
   emit: (context, node, [rows, indices]) => {
     const shape = context.shape(node.outputs[0]!.shape);
-    const zero = hostTensor(node.inputs[0]!.dtype, [1], [0]);
-    const [zeros] = context.node('Expand', [context.constant(zero), shape]);
     const last = context.constant(hostTensor('int64', [1], [-1]));
     const [tuples] = context.node('Unsqueeze', [indices!, last]);
-    return context.node('ScatterND', [zeros!, tuples!, rows!], { reduction: 'add' });
+    return wideSum(context, node.inputs[0]!.dtype, [rows!], ([values], dtype) => {
+      const [zeros] = context.node('Expand', [context.constant(hostTensor(dtype, [1], [0])), shape]);
+      return context.node('ScatterND', [zeros!, tuples!, values!], { reduction: 'add' });
+    });
   },
   vjp: ([, indices], dy) => [gather(dy, indices!), undefined],
   batch: (_, { node, size, full }) => {

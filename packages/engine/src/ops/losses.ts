@@ -10,6 +10,7 @@ import { exp } from './elementwise.js';
 import { logSoftmax } from './normalize.js';
 import { mean } from './reduce.js';
 import { unsqueeze } from './shape.js';
+import { wideSum } from './wide.js';
 
 /**
  * Mean cross-entropy of class logits.
@@ -47,9 +48,11 @@ const minusOneAtOp: Op = {
   shape: ([x]) => x!,
   emit: (context, node, [x, indices]) => {
     const [rows] = context.node('Unsqueeze', [indices!, context.constant(hostTensor('int64', [1], [-1]))]);
-    const minusOne = context.constant(hostTensor(node.inputs[0]!.dtype, [1], [-1]));
-    const [updates] = context.node('Expand', [minusOne, context.shape([...node.inputs[1]!.shape, 1])]);
-    return context.node('ScatterElements', [x!, rows!, updates!], { axis: -1, reduction: 'add' });
+    return wideSum(context, node.inputs[0]!.dtype, [x!], ([values], dtype) => {
+      const minusOne = context.constant(hostTensor(dtype, [1], [-1]));
+      const [updates] = context.node('Expand', [minusOne, context.shape([...node.inputs[1]!.shape, 1])]);
+      return context.node('ScatterElements', [values!, rows!, updates!], { axis: -1, reduction: 'add' });
+    });
   },
   vjp: (_, dy) => [dy, undefined],
   batch: (_, { node, full }) => apply(node.op, [full(0), full(1)]),

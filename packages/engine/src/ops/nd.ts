@@ -8,6 +8,7 @@ import { apply, constant, requireDtype } from '../tensor.js';
 import { expand } from './arithmetic.js';
 import { arange, concat } from './indexing.js';
 import { reshape } from './shape.js';
+import { wideSum } from './wide.js';
 
 /** The length of the tuples, the last axis of `indices`. */
 function tupleLength(operation: string, x: Tensor, indices: Tensor): number {
@@ -86,7 +87,9 @@ const scatterNdOp: Op = {
   },
   emit: (context, node, [base, updates, indices]) => {
     const reduction = node.attributes.reduction as string;
-    return context.node('ScatterND', [base!, indices!, updates!], { reduction });
+    return wideSum(context, node.inputs[0]!.dtype, [base!, updates!], ([onto, values]) =>
+      context.node('ScatterND', [onto!, indices!, values!], { reduction }),
+    );
   },
   vjp: ([, updates, indices], dy, { attributes }) => [
     attributes.reduction === 'add' ? dy : scatterNd(dy, indices!, zerosOf(updates!)),

@@ -15,6 +15,8 @@ export interface AdamWOptions {
   readonly decays?: (name: string) => boolean;
   /** A factor on the learning rate of a weight; 1 when left out. */
   readonly lrScale?: (name: string) => number;
+  /** Climb instead of descend. */
+  readonly maximize?: boolean;
 }
 
 /**
@@ -27,7 +29,7 @@ export interface AdamWOptions {
  */
 export function adamW(options: AdamWOptions = {}): Optimizer {
   const { beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8, weightDecay = 0.01 } = options;
-  const { decays = () => true, lrScale = () => 1 } = options;
+  const { decays = () => true, lrScale = () => 1, maximize = false } = options;
   return {
     init: (params) =>
       Object.fromEntries(
@@ -46,7 +48,7 @@ export function adamW(options: AdamWOptions = {}): Optimizer {
         (name) => `${decays(name)} ${lrScale(name)}`,
         (name) => [params[name]!, gradients[name]!, state[`${name}/first`]!, state[`${name}/second`]!],
         ([p, g, oldFirst, oldSecond], name) => {
-          const first = add(mul(oldFirst!, beta1), g!);
+          const first = maximize ? sub(mul(oldFirst!, beta1), g!) : add(mul(oldFirst!, beta1), g!);
           const second = add(mul(oldSecond!, beta2), mul(g!, g!));
           const scale = lrScale(name);
           const kept = weightDecay > 0 && decays(name) ? mul(p!, sub(1, mul(lr, weightDecay * scale))) : p!;

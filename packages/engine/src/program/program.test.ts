@@ -175,3 +175,24 @@ test('schedules follow their definitions', async () => {
   close(await rates(e.linearDecay({ lr: 1, steps: 110, warmup: 10 })), [0, 0.5, 1, 0.5, 0]);
   close(await rates(e.cosineDecay({ lr: 1, steps: 110, warmup: 10, floor: 0.1 })), [0, 0.5, 1, 0.55, 0.1]);
 });
+
+test.each([
+  ['sgd', (maximize: boolean) => e.sgd({ momentum: 0.9, maximize })],
+  ['adamW', (maximize: boolean) => e.adamW({ weightDecay: 0.1, maximize })],
+])('%s with maximize climbs as it descends the negative', async (_, optimizer) => {
+  const build = (maximize: boolean) =>
+    e.trainStep({
+      params: { w: e.hostTensor('float32', [2], [0.5, -1]) },
+      batch: {},
+      loss: ({ w }) => e.mul(e.sum(e.cos(w!)), maximize ? -1 : 1),
+      optimizer: optimizer(maximize),
+      schedule: e.constantRate(0.1),
+    });
+  await using descent = await build(false);
+  await using climb = await build(true);
+  for (let i = 0; i < 3; i++) {
+    await descent.run({});
+    await climb.run({});
+  }
+  expect((await climb.params()).w!.data).toEqual((await descent.params()).w!.data);
+});

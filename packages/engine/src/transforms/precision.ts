@@ -3,7 +3,7 @@ import { float16Max, float16MinNormal } from '../float16.js';
 import type { DType, HostTensor } from '../host-tensor.js';
 import { convertFloat, elementCount } from '../host-tensor.js';
 import { cast, isFloat } from '../ops/compare.js';
-import { identity, startAfter } from '../ops/control.js';
+import { identity, viewAfter } from '../ops/control.js';
 import { withSource } from '../source.js';
 import type { Node, Tensor, TensorFunction } from '../tensor.js';
 import { applyAll, constant, constantValue, isPlaceholder, scalar } from '../tensor.js';
@@ -38,7 +38,7 @@ const products = new Set(['MatMul', 'Gemm', 'Conv', 'ConvTranspose', 'ConvWeight
  * exponentials, logarithms, powers, square roots, interpolation, quantisation.
  */
 const passive = new Set([
-  ...['Identity', 'StopGradient', 'StartAfter', 'Cast'],
+  ...['Identity', 'StopGradient', 'StartAfter', 'ViewAfter', 'Cast'],
   ...['Add', 'Sub', 'Mul', 'Div', 'Neg', 'Abs', 'Sign', 'Round', 'Floor', 'Ceil', 'Max', 'Min', 'Clip', 'Where'],
   ...['Equal', 'Greater', 'GreaterOrEqual', 'Less', 'LessOrEqual', 'Not', 'And', 'Or', 'Xor', 'BitwiseXor'],
   ...['Relu', 'LeakyRelu', 'PRelu', 'Sigmoid', 'HardSigmoid', 'HardSwish', 'Tanh', 'Gelu', 'Silu'],
@@ -218,13 +218,15 @@ function saturated(value: HostTensor, dtype: DType): HostTensor {
   return convertFloat({ ...value, data: Float32Array.of(held) }, dtype);
 }
 
-const isStored = ({ dtype, rank }: Tensor) => dtype === 'float16' && rank > 0;
+const isStored = ({ dtype, shape }: Tensor) =>
+  dtype === 'float16' && shape.length > 0 && shape.every((size) => typeof size === 'number');
 
 /**
- * A product with weights stored in float16. They are cast once more in the backward pass, so that their float32 form is gone
- * in between: else all of them would stand in memory together.
+ * A product with weights stored in float16. They are cast when their turn comes, in the backward pass once more, so that no
+ * two of them stand in memory in float32 together.
  */
 function productOfStored({ op, attributes }: Node, inputs: readonly Tensor[]): Tensor {
+  const activation = inputs.find((input) => !isStored(input) && input.rank > 0);
   const product = (...given: readonly Tensor[]) =>
     applyAll(
       op,
@@ -232,12 +234,14 @@ function productOfStored({ op, attributes }: Node, inputs: readonly Tensor[]): T
       attributes,
     )[0]!;
   const backward = (given: readonly Tensor[], cotangent: Tensor) => {
-    const fresh = given.map((input) => (isStored(input) ? startAfter(input, cotangent) : identity(input)));
+    const fresh = given.map((input) => (isStored(input) ? viewAfter(input, cotangent) : identity(input)));
     const wrt = fresh.filter((input) => !isStored(input));
     const found = reached([product(...fresh)], [cotangent], wrt);
     return fresh.map((input) => (isStored(input) ? undefined : found[wrt.indexOf(input)]));
   };
-  return customVjp(product, backward)(...inputs);
+  const forward = (...given: readonly Tensor[]) =>
+    product(...given.map((input) => (isStored(input) && activation ? viewAfter(input, activation) : input)));
+  return customVjp(forward, backward)(...inputs);
 }
 
 /** @throws EngineError ARGUMENT_INVALID */
