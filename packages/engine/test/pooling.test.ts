@@ -56,6 +56,35 @@ describe('batch norm', () => {
     }
   });
 
+  test('takes the bias of a convolution off again: only the mean knows it', async () => {
+    const f32 = (...shape: number[]) => ({ dtype: 'float32', shape }) as const;
+    const specs = { x: f32(2, 2, 4, 4), w: f32(3, 2, 3, 3), b: f32(3), scale: f32(3), shift: f32(3) };
+    const program = await e.compile(({ b, ...t }: Record<keyof typeof specs, e.Tensor>) => {
+      const normed = (b: e.Tensor) => e.batchNorm(e.conv(t.x, t.w, b), t.scale, t.shift);
+      const { y, statistics } = normed(b);
+      const image = e.conv(t.x, t.w, b);
+      const meanLoss = (b: e.Tensor) => e.sum(e.mul(normed(b).statistics.mean, t.scale));
+      return {
+        error: e.max(e.abs(e.sub(y, e.batchNorm(e.mul(image, -1), e.neg(t.scale), t.shift).y))),
+        mean: e.max(e.abs(e.sub(statistics.mean, e.mean(image, { axes: [0, 2, 3] })))),
+        ofY: e.grad((b: e.Tensor) => e.sum(e.sin(normed(b).y)))(b),
+        ofMean: e.sub(e.grad(meanLoss)(b), t.scale),
+      };
+    }, specs);
+    const draw = (shape: readonly number[], n: number) =>
+      e.hostTensor(
+        'float32',
+        shape,
+        Array.from({ length: e.elementCount(shape) }, (_, i) => Math.sin(i * 1.7 + n)),
+      );
+    const given = Object.fromEntries(Object.entries(specs).map(([name, { shape }], n) => [name, draw(shape, n)]));
+    const found = await program.run(given as never);
+    await program.dispose();
+    for (const { data } of Object.values(found)) {
+      expect(Math.max(...(data as Float32Array).map(Math.abs))).toBeLessThan(1e-5);
+    }
+  });
+
   test('keeps its gradient far from zero', async () => {
     // A mean of 1 000 deviations: centred before it is multiplied, or the products lose their digits.
     const shape = [8, 1, 4];

@@ -1,6 +1,7 @@
 import type { Dim } from '../dims.js';
 import { product } from '../dims.js';
 import { hostTensor } from '../host-tensor.js';
+import { withSource } from '../source.js';
 import type { EmitContext, Op, Tensor } from '../tensor.js';
 import { apply, applyAll, inFloat32 } from '../tensor.js';
 import { add, div, mul, neg, sizeOf, sub, sum } from './arithmetic.js';
@@ -54,7 +55,7 @@ const batchNormOp: Op = {
   emit: (context, node, [x, scale, bias]) => {
     const epsilon = node.attributes.epsilon as number;
     const flat = (y: string) => context.node('Reshape', [y, context.constant(hostTensor('int64', [1], [-1]))])[0]!;
-    // Not the kernel's training mode: it writes over inputs that others still read, and WebGPU has none.
+    // Not the kernel's training mode: its results are wrong where others read its inputs, and WebGPU has none.
     const axes = context.constant(hostTensor('int64', [node.inputs[0]!.rank - 1], otherAxes(node.inputs[0]!)));
     const mean = (y: string) => context.node('ReduceMean', [y, axes], { keepdims: 1 })[0]!;
     const average = mean(x!);
@@ -129,7 +130,19 @@ export function batchNorm(
     const slope = () => div(scale, sqrt(add(variance, epsilon)));
     return { y: inFloat32(() => channelAffine(x, slope(), sub(bias, mul(mean, slope())))), statistics };
   }
-  const [y, mean, variance] = inFloat32(() => applyAll(batchNormOp, [x, scale, bias], { epsilon }));
+  const { image, offset } = withoutOffset(x);
+  const [y, mean, variance] = inFloat32(() => applyAll(batchNormOp, [image, scale, bias], { epsilon }));
   const flat = (z: Tensor) => reshape(z, [x.shape[1]!]);
-  return { y: y!, statistics: { mean: flat(mean!), variance: flat(variance!) } };
+  const centre = offset ? add(flat(mean!), offset) : flat(mean!);
+  return { y: y!, statistics: { mean: centre, variance: flat(variance!) } };
+}
+
+/**
+ * A convolution's bias is taken off again with the mean: it has no effect on the normalised images, and its gradient,
+ * a sum over all of them, is zero. Neither is computed.
+ */
+function withoutOffset(x: Tensor): { image: Tensor; offset?: Tensor } {
+  const { op, inputs, attributes, source, derived } = x.node;
+  if (op.name !== 'Conv' || inputs.length < 3) return { image: x };
+  return { image: withSource(source, () => apply(op, inputs.slice(0, 2), attributes), derived), offset: inputs[2]! };
 }

@@ -1,5 +1,6 @@
 import { product } from '../dims.js';
 import { elementCount, hostTensor, onnxType } from '../host-tensor.js';
+import { withSource } from '../source.js';
 import type { EmitContext, Node, Op, Tensor } from '../tensor.js';
 import { apply, applyAll, constant } from '../tensor.js';
 import { sub } from './arithmetic.js';
@@ -91,7 +92,11 @@ const maxPoolOp: Op = {
 /** Largest element of each window of [batch, channels, ...sizes]; the gradient goes to the first of equals, as in PyTorch. */
 export function maxPool(x: Tensor, options: PoolingOptions): Tensor {
   // max and ReLU change places freely, and after the pooling there is less to rectify.
-  if (x.node.op.name === 'Relu') return relu(maxPool(x.node.inputs[0]!, options));
+  const { op, inputs, source, derived } = x.node;
+  if (op.name === 'Relu') {
+    const pooled = maxPool(inputs[0]!, options);
+    return withSource(source, () => relu(pooled), derived);
+  }
   const square = squareOf(options);
   if (!square) return maxOfWindows(x, windowsOf('maxPool', x, options));
   const { kernel, stride, padding } = square;
