@@ -13,6 +13,7 @@ export type EngineErrorCode =
   | 'SESSION_FAILED'
   | 'BACKEND_MISSING'
   | 'PRECISION_LOST'
+  | 'NAN_FOUND'
   | 'DISPOSED';
 
 /** Mistakes in user code while it is traced: their messages end with its line. */

@@ -10,6 +10,7 @@ import type { Precision } from '../transforms/precision.js';
 import { withPrecision } from '../transforms/precision.js';
 import type { Tree } from '../tree.js';
 import { leaves, mapTree } from '../tree.js';
+import { allFinite, findNan } from './debug-nans.js';
 import { emitGraph, type TracedGraph } from './graph.js';
 import { printGraph } from './print.js';
 import type { Profile, ProfileOptions } from './profile.js';
@@ -23,6 +24,8 @@ export interface CompileOptions extends SessionOptions {
   readonly name?: string;
   /** Which float dtype is used for what; everything is computed as it is written when left out. */
   readonly precision?: Precision;
+  /** Looks at the results of every run; where they are not finite, the error names the operator and its line. */
+  readonly debugNans?: boolean;
 }
 
 /** The host tensors that fit a tree of specs. */
@@ -51,6 +54,7 @@ export class Program<I, O> {
     private readonly specs: ReadonlyMap<string, TensorSpec>,
     private readonly variants: Variants<Opened>,
     private readonly options: SessionOptions,
+    private readonly debugNans: boolean,
   ) {}
 
   static async create<S extends Tree<TensorSpec>, R extends Tree<Tensor>>(
@@ -58,7 +62,7 @@ export class Program<I, O> {
     specs: S,
     options: CompileOptions = {},
   ): Promise<Program<HostTree<S>, Computed<R>>> {
-    const { name = 'program', precision, ...session } = options;
+    const { name = 'program', precision, debugNans = false, ...session } = options;
     const flat = new Map(leaves<TensorSpec>(specs, isSpec));
     // The types of a tree of a tree are too deep for the compiler.
     const traced = precision ? (withPrecision(fn as never, precision) as unknown as typeof fn) : fn;
@@ -73,20 +77,23 @@ export class Program<I, O> {
       return { graph, result, shared: await shareSession(emitGraph(graph).model, session) };
     };
     const variants = await Variants.open(name, symbolsOf(flat.values()), open, ({ shared }) => shared.release());
-    return new Program(name, flat, variants, session);
+    return new Program(name, flat, variants, session, debugNans);
   }
 
   /**
    * Runs at the same time are independent of each other.
    *
    * @throws EngineError INPUT_MISMATCH when an input is missing or has another dtype or shape than it was traced with;
-   *   DISPOSED
+   *   DISPOSED; NAN_FOUND with the option `debugNans`
    */
   async run(inputs: I): Promise<O> {
     const { feeds, sizes } = this.feeds(inputs);
-    return this.variants.use(sizes, async ({ shared, result }) => {
+    return this.variants.use(sizes, async ({ shared, result, graph }) => {
       const fetches = Object.fromEntries(leaves(result, isTensor).map(([path]) => [`out/${path}`, null]));
       const outputs = await runSession(shared.session, feeds, fetches);
+      if (this.debugNans && Object.values(outputs).some((output) => !allFinite(toHost(output)))) {
+        return findNan(graph, feeds, sizes, this.options);
+      }
       return mapTree<Tensor, HostTensor>(result, isTensor, (_, path) => toHost(outputs[`out/${path}`]!)) as O;
     });
   }

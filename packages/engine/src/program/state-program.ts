@@ -3,6 +3,7 @@ import { runSession, toHost } from '#backend';
 import type { HostTensor } from '../host-tensor.js';
 import type { Named } from '../optim/optimizer.js';
 import type { Tensor, TensorSpec } from '../tensor.js';
+import { allFinite, findNan } from './debug-nans.js';
 import { emitGraph, type TracedGraph } from './graph.js';
 import { printGraph } from './print.js';
 import type { ProfiledProgram } from './profile.js';
@@ -30,6 +31,13 @@ export interface SizedTrace {
   trace(sizes: Sizes): StateTrace;
 }
 
+export interface StateProgramOptions extends SessionOptions {
+  /** Looks at everything that a run makes; where it is not finite, the error names the operator and its line. */
+  readonly debugNans?: boolean;
+}
+
+const session = ({ debugNans: _, ...options }: StateProgramOptions): SessionOptions => options;
+
 /** A program open for some sizes. */
 interface Opened {
   readonly graph: TracedGraph;
@@ -47,13 +55,14 @@ export class StateProgram {
     private readonly state: ProgramState,
     private readonly specs: ReadonlyMap<string, TensorSpec>,
     private readonly variants: Variants<Opened>,
+    private readonly options: StateProgramOptions,
   ) {}
 
   static async open(
     name: string,
     state: ProgramState,
     made: StateTrace | SizedTrace,
-    options: SessionOptions,
+    options: StateProgramOptions,
   ): Promise<StateProgram> {
     const sized = 'trace' in made ? made : { specs: {}, trace: () => made };
     const open = async (sizes: Sizes): Promise<Opened> => {
@@ -62,13 +71,18 @@ export class StateProgram {
       const graph = { name, backend: options.backend, inputs: { ...trace.reads, ...trace.given }, outputs };
       const { model } = emitGraph(graph);
       const resident = state.resident(Object.keys(trace.writes));
-      const shared = await shareSession(model, { ...options, resident });
+      const shared = await shareSession(model, { ...session(options), resident });
       const [reads, writes, results] = [trace.reads, trace.writes, trace.results].map(Object.keys);
       return { graph, reads: reads!, writes: writes!, results: results!, shared };
     };
     const specs = new Map(Object.entries(sized.specs));
     const symbols = symbolsOf(specs.values());
-    return new StateProgram(state, specs, await Variants.open(name, symbols, open, ({ shared }) => shared.release()));
+    return new StateProgram(
+      state,
+      specs,
+      await Variants.open(name, symbols, open, ({ shared }) => shared.release()),
+      options,
+    );
   }
 
   /**
@@ -80,13 +94,20 @@ export class StateProgram {
     given: Given,
     accept?: (results: Named<HostTensor>, writes: readonly string[]) => readonly string[],
   ): Promise<Record<string, HostTensor>> {
-    return this.variants.use(this.sizes(given), async ({ reads, writes, results: names, shared }) => {
+    const sizes = this.sizes(given);
+    return this.variants.use(sizes, async ({ graph, reads, writes, results: names, shared }) => {
       const feeds = { ...given, ...this.state.feeds(reads) };
       const fetches: Record<string, DeviceTensor | null> = this.state.fetches(writes);
       for (const name of names) fetches[`result/${name}`] = null;
       const outputs = await runSession(shared.session, feeds, fetches);
       const results = Object.fromEntries(names.map((name) => [name, toHost(outputs[`result/${name}`]!)]));
-      this.state.swap(outputs, accept ? accept(results, writes) : writes);
+      const accepted = accept ? accept(results, writes) : writes;
+      // What is not accepted was meant to be thrown away: an overflow of scaled gradients, for example.
+      if (this.options.debugNans && accepted.length === writes.length) {
+        const wrong = Object.values(outputs).some((tensor) => tensor.location === 'cpu' && !allFinite(toHost(tensor)));
+        if (wrong) return findNan(graph, feeds, sizes, session(this.options));
+      }
+      this.state.swap(outputs, accepted);
       return results;
     });
   }

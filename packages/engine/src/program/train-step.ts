@@ -60,6 +60,11 @@ export interface TrainStepOptions<B extends Named<TensorSpec>> extends SessionOp
   readonly accumulate?: boolean | AccumulateOptions<B>;
   /** A check of the first batches against float32; on when `precision` computes in float16. */
   readonly shadow?: boolean | ShadowOptions;
+  /**
+   * Looks at the loss and the new weights of every step; where they are not finite, the error names the operator and its
+   * line, and the step is not taken. For the time of a search: it reads all weights.
+   */
+  readonly debugNans?: boolean;
 }
 
 export interface AccumulateOptions<B> {
@@ -97,7 +102,8 @@ export class TrainStep<B extends Named<TensorSpec>> {
     const start = { ...startState(params, options), ...(accumulate && startSums(params)) };
     const where = { backend: options.backend, threads: options.threads };
     const state = await ProgramState.create(start, where);
-    const open = (name: string, trace: StateTrace | SizedTrace) => StateProgram.open(name, state, trace, where);
+    const open = (name: string, trace: StateTrace | SizedTrace) =>
+      StateProgram.open(name, state, trace, { ...where, debugNans: options.debugNans });
     const sized = (trace: (options: TrainStepOptions<B>, start: Named<HostTensor>) => StateTrace): SizedTrace => ({
       specs: prefixed<TensorSpec>(batch, 'batch'),
       trace: (sizes) => trace({ ...options, batch: mapValues(batch, (spec) => withSizes(spec, sizes)) as B }, start),
