@@ -271,6 +271,18 @@ export const operatorCases: readonly OperatorCase[] = [
     inputs: [image],
     attributes: { kernel_shape: [3, 3], strides: [2, 2], ceil_mode: 1 },
   },
+  {
+    op: 'AveragePool',
+    what: 'ceil with padding that counts',
+    inputs: [image],
+    attributes: { kernel_shape: [2, 3], strides: [2, 2], pads: [1, 0, 0, 1], ceil_mode: 1, count_include_pad: 1 },
+  },
+  {
+    op: 'MaxPool',
+    what: 'each axis its own',
+    inputs: [image],
+    attributes: { kernel_shape: [2, 3], strides: [1, 2], pads: [0, 1, 1, 0], dilations: [2, 1] },
+  },
   { op: 'GlobalAveragePool', inputs: [image] },
   { op: 'GlobalMaxPool', inputs: [image] },
   { op: 'Pad', inputs: [x, vector(0, 1, -1, 0, 2, 1), e.hostTensor('float32', [], [0.5])], constants: [1, 2] },

@@ -69,10 +69,13 @@ export function windowsOf(what: string, x: Tensor, options: PoolingOptions): Win
   return { kernel, stride, before, after, dilation, count };
 }
 
+/** [p, p] is p. */
+const evened = (pad: unknown): unknown => (Array.isArray(pad) && pad[0] === pad[1] ? pad[0] : pad);
+
 /** The options in the form that most poolings have: the same along every axis, without dilation. */
 export function squareOf(options: PoolingOptions): { kernel: number; stride: number; padding: number } | undefined {
   const same = (value: number | readonly unknown[] | undefined, fallback: number) => {
-    const list = typeof value === 'object' ? value : [value ?? fallback];
+    const list = typeof value === 'object' ? value.map(evened) : [value ?? fallback];
     return list.every((one) => one === list[0]) && typeof list[0] === 'number' ? list[0] : undefined;
   };
   const kernel = same(options.kernel, 1);

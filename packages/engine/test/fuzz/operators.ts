@@ -504,7 +504,8 @@ const single: OperatorMaker[] = [
   (g) => {
     const x = g.value(({ shape }) => shape.length === 3 && shape[2]! > 1);
     if (!x) return undefined;
-    const options = { kernel: 2, stride: g.int(1, 2), padding: 0 };
+    const padding: [number, number][] = [[0, g.int(0, 1)]];
+    const options = { kernel: 2, stride: g.int(1, 2), padding, ceilMode: g.chance(0.3) };
     const [name, fn] = g.pick([
       ['maxPool', e.maxPool],
       ['averagePool', e.averagePool],
@@ -513,7 +514,7 @@ const single: OperatorMaker[] = [
       inputs: [x],
       text: `${name}(${x.name}, ${JSON.stringify(options)})`,
       fn: (y) => fn(y, options),
-      range: rangeOf(x),
+      range: withZero(rangeOf(x)),
     };
   },
 ];

@@ -1,10 +1,11 @@
 /** Convolution, pooling and padding. */
 import { isSymbolic, product as sizeOf } from '../../dims.js';
 import { hostTensor } from '../../host-tensor.js';
-import { add, div, expand } from '../../ops/arithmetic.js';
+import { add, expand } from '../../ops/arithmetic.js';
 import { normalizeAxis } from '../../ops/broadcast.js';
 import { conv, convTranspose } from '../../ops/convolution.js';
 import { concat, pad, slice } from '../../ops/indexing.js';
+import type { PoolingOptions } from '../../ops/pooling.js';
 import { averagePool, maxPool } from '../../ops/pooling.js';
 import { max, mean } from '../../ops/reduce.js';
 import { reshape, transpose } from '../../ops/shape.js';
@@ -60,12 +61,8 @@ function windowOf(n: NodeContext, sizes: readonly number[], kernel: readonly num
 const sameList = (a: readonly number[], b: readonly number[]) => a.every((value, i) => value === b[i]);
 const uniform = (list: readonly number[]) => list.every((value) => value === list[0]);
 
-/** Fills in what one number a side cannot say: padding that differs before and after. */
-function evened(x: Tensor, window: Window, fill: number): { x: Tensor; padding: readonly number[] } {
-  if (sameList(window.before, window.after)) return { x, padding: window.before };
-  const wide = window.before.reduce((y, count, i) => padAxis(y, i + 2, count, window.after[i]!, fill), x);
-  return { x: wide, padding: window.before.map(() => 0) };
-}
+/** [before, after] of each axis. */
+const padsOf = ({ before, after }: Window): [number, number][] => before.map((count, i) => [count, after[i]!]);
 
 function padAxis(x: Tensor, axis: number, before: number, after: number, fill: number): Tensor {
   const size = x.shape[axis] as number;
@@ -84,9 +81,13 @@ function padAxis(x: Tensor, axis: number, before: number, after: number, fill: n
 function convolved(n: NodeContext): Tensor {
   const [input, weight] = [n.in(0), n.in(1)];
   const window = windowOf(n, sizesOf(n, input), sizesOf(n, weight));
-  const { x, padding } = evened(input, window, 0);
   const { strides: stride, dilations: dilation } = window;
-  return conv(x, weight, n.optional(2), { stride, dilation, padding, groups: n.int('group', 1) });
+  return conv(input, weight, n.optional(2), {
+    stride,
+    dilation,
+    padding: padsOf(window),
+    groups: n.int('group', 1),
+  });
 }
 
 function convolvedBack(n: NodeContext): Tensor {
@@ -107,60 +108,24 @@ function convolvedBack(n: NodeContext): Tensor {
   return bias ? add(y, reshape(bias, [bias.shape[0]!, ...sizes.map(() => 1)])) : y;
 }
 
-function poolWindow(n: NodeContext): Window {
-  const x = n.in(0);
-  const sizes = sizesOf(n, x);
-  const window = windowOf(n, sizes, n.ints('kernel_shape') ?? []);
-  if (!uniform(window.dilations) || window.dilations[0] !== 1) throw n.unsupported('dilation');
-  const rest = sizes.map(
-    (size, i) => (size + window.before[i]! + window.after[i]! - window.kernel[i]!) % window.strides[i]!,
-  );
-  if (n.int('ceil_mode', 0) === 0 || rest.every((count) => count === 0)) return window;
-  // One window more, which hangs over the end.
-  const after = window.after.map((count, i) => count + (rest[i] === 0 ? 0 : window.strides[i]! - rest[i]!));
-  return { ...window, after };
+function poolingOf(n: NodeContext): PoolingOptions {
+  const window = windowOf(n, sizesOf(n, n.in(0)), n.ints('kernel_shape') ?? []);
+  return {
+    kernel: window.kernel,
+    stride: window.strides,
+    dilation: window.dilations,
+    padding: padsOf(window),
+    ceilMode: n.int('ceil_mode', 0) !== 0,
+  };
 }
 
 function largestPooled(n: NodeContext): Tensor {
   if (n.node.output[1]) throw n.unsupported('its second output');
-  const window = poolWindow(n);
-  const { x, padding } = evened(n.in(0), window, Number.NEGATIVE_INFINITY);
-  if (![window.kernel, window.strides, padding].every(uniform)) throw n.unsupported('a window that is not square');
-  return maxPool(x, { kernel: window.kernel[0]!, stride: window.strides[0]!, padding: padding[0]! });
+  return maxPool(n.in(0), poolingOf(n));
 }
 
-function averagePooled(n: NodeContext): Tensor {
-  const window = poolWindow(n);
-  const input = n.in(0);
-  const { x, padding } = evened(input, window, 0);
-  const pooled = (y: Tensor) => windowMean(y, window.kernel, window.strides, padding);
-  const padded = [...window.before, ...window.after].some((count) => count > 0);
-  if (!padded) return pooled(x);
-  if (n.int('count_include_pad', 0) !== 0) {
-    if (n.int('ceil_mode', 0) !== 0) throw n.unsupported('ceil_mode together with count_include_pad');
-    return pooled(x);
-  }
-  // Padding does not count: divide by the share of each window that is inside.
-  const ones = hostTensor(x.dtype, [1, 1, ...sizesOf(n, input)], Array(product(sizesOf(n, input))).fill(1));
-  return div(pooled(x), pooled(evened(constant(ones), window, 0).x));
-}
-
-const product = (list: readonly number[]) => list.reduce((a, b) => a * b, 1);
-
-function windowMean(
-  x: Tensor,
-  kernel: readonly number[],
-  stride: readonly number[],
-  padding: readonly number[],
-): Tensor {
-  if ([kernel, stride, padding].every(uniform)) {
-    return averagePool(x, { kernel: kernel[0]!, stride: stride[0]!, padding: padding[0]! });
-  }
-  const [batch, channels, ...sizes] = x.shape;
-  const weight = hostTensor(x.dtype, [1, 1, ...kernel], Array(product(kernel)).fill(1 / product(kernel)));
-  const y = conv(reshape(x, [-1, 1, ...sizes]), constant(weight), undefined, { stride, padding });
-  return reshape(y, [batch!, channels!, ...y.shape.slice(2)]);
-}
+const averagePooled = (n: NodeContext): Tensor =>
+  averagePool(n.in(0), { ...poolingOf(n), countIncludePad: n.int('count_include_pad', 0) !== 0 });
 
 const spatialAxes = (x: Tensor) => x.shape.slice(2).map((_, i) => i + 2);
 
@@ -234,7 +199,7 @@ function spaceToDepth(n: NodeContext): Tensor {
 export const convolutionOperators: OperatorTable = {
   Conv: { trace: convolved, note: 'one or two spatial axes of known size' },
   ConvTranspose: { trace: convolvedBack, note: 'one or two spatial axes of known size' },
-  MaxPool: { trace: largestPooled, note: 'square windows; first output only' },
+  MaxPool: { trace: largestPooled, note: 'first output only' },
   AveragePool: { trace: averagePooled },
   GlobalAveragePool: { trace: (n) => mean(n.in(0), { axes: spatialAxes(n.in(0)), keepDims: true }) },
   GlobalMaxPool: { trace: (n) => max(n.in(0), { axes: spatialAxes(n.in(0)), keepDims: true }) },
