@@ -1,5 +1,5 @@
 import type { DeviceTensor, SessionOptions } from '#backend';
-import { upload } from '#backend';
+import { toDevice, upload } from '#backend';
 import { EngineError } from '../errors.js';
 import type { HostTensor } from '../host-tensor.js';
 import { div, mul, sizeOf } from '../ops/arithmetic.js';
@@ -12,6 +12,8 @@ import { withPrecision } from '../transforms/precision.js';
 import type { Profile, ProfileOptions } from './profile.js';
 import { profilePrograms } from './profile.js';
 import { Queue } from './queue.js';
+import type { RowSelection } from './row-tables.js';
+import { RowTables } from './row-tables.js';
 import type { ShadowOptions } from './shadow.js';
 import { Shadow } from './shadow.js';
 import { ProgramState } from './state.js';
@@ -26,6 +28,7 @@ import {
   givenInputs,
   mapValues,
   metricsOf,
+  packsWeights,
   prefixed,
   seedOf,
   startState,
@@ -41,8 +44,21 @@ import { withSizes } from './variants.js';
 export interface TrainStepOptions<B extends Named<TensorSpec>> extends SessionOptions, UpdateOptions {
   /** Start values of the trained weights; copied. */
   readonly params: Named<HostTensor>;
-  /** Weights that do not change: inputs of the program, so that several programs share one copy. */
+  /** Weights that do not change. */
   readonly frozen?: Named<HostTensor>;
+  /**
+   * Frozen weights become part of the program, and the runtime lays them out once as its kernels read them: a step of few
+   * tokens is up to a quarter faster, for two more copies in memory. Else they are inputs, of which several programs
+   * share one copy. On by default on a processor, up to 256 MB.
+   */
+  readonly packFrozen?: boolean;
+  /**
+   * Embedding tables of which each step touches only the rows that a batch input (int64) names, by table. In the loss
+   * the table holds just these rows and the input their places, so that `gather(table, input)` is written as always;
+   * whatever else the input is used for must be another input. Rows that are not in the batch keep their moments and do
+   * not decay, as with `torch.optim.SparseAdam`.
+   */
+  readonly rows?: { readonly [table: string]: keyof B & string };
   /** What each step is given. */
   readonly batch: B;
   /**
@@ -93,20 +109,31 @@ export class TrainStep<B extends Named<TensorSpec>> {
     private readonly programs: { whole: StateProgram } | { part: StateProgram; update: StateProgram },
     private readonly where: SessionOptions,
     private readonly shadow: Shadow | undefined,
+    private readonly tables: RowTables | undefined,
   ) {}
 
   static async create<B extends Named<TensorSpec>>(given: TrainStepOptions<B>): Promise<TrainStep<B>> {
     const frozen = storedWeights(given.frozen ?? {}, given.precision);
-    const options = { ...given, frozen, shadow: given.shadow ?? given.precision?.compute === 'float16' };
+    const packFrozen = given.packFrozen ?? packsWeights(frozen, given.backend, given.precision);
+    const shadowed = given.shadow ?? given.precision?.compute === 'float16';
+    const options = { ...given, frozen, packFrozen, shadow: shadowed };
     const { params, batch, accumulate } = options;
-    const start = { ...startState(params, options), ...(accumulate && startSums(params)) };
+    if (accumulate && options.rows) {
+      throw new EngineError('ARGUMENT_INVALID', 'trainStep: `rows` and `accumulate` do not go together');
+    }
+    const values = { ...startState(params, options), ...(accumulate && startSums(params)) };
+    const tables = options.rows && RowTables.of(values, options.rows, batch);
     const where = { backend: options.backend, threads: options.threads };
-    const state = await ProgramState.create(start, where);
+    const state = await ProgramState.create(tables ? tables.others(values) : values, where);
+    const start: Named<TensorSpec> = { ...values, ...tables?.specs() };
     const open = (name: string, trace: StateTrace | SizedTrace) =>
       StateProgram.open(name, state, trace, { ...where, debugNans: options.debugNans });
-    const sized = (trace: (options: TrainStepOptions<B>, start: Named<HostTensor>) => StateTrace): SizedTrace => ({
+    const sized = (trace: (options: TrainStepOptions<B>, start: Named<TensorSpec>) => StateTrace): SizedTrace => ({
       specs: prefixed<TensorSpec>(batch, 'batch'),
-      trace: (sizes) => trace({ ...options, batch: mapValues(batch, (spec) => withSizes(spec, sizes)) as B }, start),
+      trace: (sizes) => {
+        const traced = trace({ ...options, batch: mapValues(batch, (spec) => withSizes(spec, sizes)) as B }, start);
+        return tables ? tables.handOver(traced) : traced;
+      },
     });
     const programs = accumulate
       ? {
@@ -118,8 +145,10 @@ export class TrainStep<B extends Named<TensorSpec>> {
       ? new Shadow(await open('float32 shadow', sized(traceShadow)), options.shadow === true ? {} : options.shadow)
       : undefined;
     const fixed: Record<string, DeviceTensor> = {};
-    for (const [name, tensor] of Object.entries(frozen)) fixed[`frozen/${name}`] = await upload(tensor, where);
-    return new TrainStep<B>(batch, fixed, state, programs, where, shadow);
+    for (const [name, tensor] of Object.entries(packFrozen ? {} : frozen)) {
+      fixed[`frozen/${name}`] = await upload(tensor, where);
+    }
+    return new TrainStep<B>(batch, fixed, state, programs, where, shadow, tables);
   }
 
   /**
@@ -195,12 +224,12 @@ export class TrainStep<B extends Named<TensorSpec>> {
   /** Copies of the trained weights as they are now. */
   params(): Promise<Record<string, HostTensor>> {
     const names = this.state.names.filter((name) => name.startsWith('param/'));
-    return this.queue.add(async () => under(await this.state.read(names), 'param'));
+    return this.queue.add(async () => under({ ...(await this.state.read(names)), ...this.tables?.read() }, 'param'));
   }
 
   /** Everything that a later `restore` needs to go on, also between two micro-batches. Copies. */
   snapshot(): Promise<Record<string, HostTensor>> {
-    return this.queue.add(() => this.state.read());
+    return this.queue.add(async () => ({ ...(await this.state.read()), ...this.tables?.read() }));
   }
 
   /**
@@ -210,7 +239,9 @@ export class TrainStep<B extends Named<TensorSpec>> {
    */
   restore(snapshot: Named<HostTensor>): Promise<void> {
     return this.queue.add(async () => {
+      this.tables?.check(snapshot);
       await this.state.write(snapshot);
+      this.tables?.write(snapshot);
       this.waiting = 'whole' in this.programs ? 0 : Number(snapshot['sum/count']!.data[0]);
     });
   }
@@ -234,7 +265,7 @@ export class TrainStep<B extends Named<TensorSpec>> {
    */
   profile(batch: HostBatch<B>, options: ProfileOptions = {}): Promise<Profile> {
     return this.queue.add(async () => {
-      const given = this.feeds(batch);
+      const { given } = this.feeds(batch);
       const parts =
         'whole' in this.programs
           ? [await this.programs.whole.profiled(given)]
@@ -265,35 +296,44 @@ export class TrainStep<B extends Named<TensorSpec>> {
     );
   }
 
-  private feeds(batch: HostBatch<B>): Record<string, DeviceTensor> {
-    return { ...this.fixed, ...batchFeeds(this.batchSpecs, batch) };
+  /** What a run is given, and which rows of the tables that is. @throws EngineError INPUT_MISMATCH */
+  private feeds(batch: HostBatch<B>): { given: Record<string, DeviceTensor>; selection?: RowSelection } {
+    const given = { ...this.fixed, ...batchFeeds(this.batchSpecs, batch) };
+    if (!this.tables) return { given };
+    const selection = this.tables.select(batch);
+    const rows = Object.entries(selection.values).map(([name, value]) => [name, toDevice(value)]);
+    return {
+      given: { ...given, ...batchFeeds(this.batchSpecs, selection.batch), ...Object.fromEntries(rows) },
+      selection,
+    };
   }
 
   /** Runs a program on a batch, beside the float32 shadow while there is one. */
   private async checked(program: StateProgram, batch: HostBatch<B>): Promise<Named<HostTensor>> {
-    const feeds = this.feeds(batch);
-    const wanted = await this.shadow?.run(feeds);
-    const results = await program.run(feeds, (found, writes) => {
+    const { given, selection } = this.feeds(batch);
+    const wanted = await this.shadow?.run(given);
+    const results = await program.run(given, (found, writes) => {
       if (wanted) this.shadow!.compare(wanted, found);
       return accepted(writes, found);
     });
+    if (selection && results.skipped?.data[0] !== 1) this.tables!.replace(selection, under(results, 'rows'));
     await this.shadow?.finish();
     return results;
   }
 }
 
-function traceWhole<B extends Named<TensorSpec>>(options: TrainStepOptions<B>, start: Named<HostTensor>): StateTrace {
+function traceWhole<B extends Named<TensorSpec>>(options: TrainStepOptions<B>, start: Named<TensorSpec>): StateTrace {
   const reads = stateInputs(start, 'step', 'param', 'optimizer', 'scale');
-  const { given, ...inputs } = givenInputs(options.frozen ?? {}, options.batch);
+  const { given, ...inputs } = givenInputs(options.frozen ?? {}, options.batch, options.packFrozen);
   const params = under(reads, 'param');
   const { loss, gradient } = gradientOf(options, params, { ...inputs, step: reads.step! }, reads['scale/value']);
   const { writes, metrics } = traceUpdate(reads, gradient, 1, { ...options, wantsNorm: Boolean(options.shadow) });
   return { reads, given, writes, results: { loss, ...metrics } };
 }
 
-function tracePart<B extends Named<TensorSpec>>(options: TrainStepOptions<B>, start: Named<HostTensor>): StateTrace {
+function tracePart<B extends Named<TensorSpec>>(options: TrainStepOptions<B>, start: Named<TensorSpec>): StateTrace {
   const reads = stateInputs(start, 'step', 'param', 'scale', 'sum');
-  const { given, ...inputs } = givenInputs(options.frozen ?? {}, options.batch);
+  const { given, ...inputs } = givenInputs(options.frozen ?? {}, options.batch, options.packFrozen);
   const weight = weightOf(options, inputs.batch);
   const scale = reads['scale/value'];
   const step = seedOf(reads.step!, reads['sum/count']!);
@@ -312,9 +352,9 @@ function tracePart<B extends Named<TensorSpec>>(options: TrainStepOptions<B>, st
 }
 
 /** Loss and gradient norm in float32. */
-function traceShadow<B extends Named<TensorSpec>>(options: TrainStepOptions<B>, start: Named<HostTensor>): StateTrace {
+function traceShadow<B extends Named<TensorSpec>>(options: TrainStepOptions<B>, start: Named<TensorSpec>): StateTrace {
   const reads = stateInputs(start, 'step', 'param', ...(options.accumulate ? ['sum'] : []));
-  const { given, ...inputs } = givenInputs(options.frozen ?? {}, options.batch);
+  const { given, ...inputs } = givenInputs(options.frozen ?? {}, options.batch, options.packFrozen);
   const step = options.accumulate ? seedOf(reads.step!, reads['sum/count']!) : reads.step!;
   const precision = options.precision && ({ ...options.precision, compute: 'float32' } as const);
   const { loss, gradient } = gradientOf({ ...options, precision }, under(reads, 'param'), { ...inputs, step });

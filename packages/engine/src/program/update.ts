@@ -1,5 +1,5 @@
 /** The parts that training programs share: their state, the gradient's way into it, and the optimiser's step. */
-import type { DeviceTensor } from '#backend';
+import type { Backend, DeviceTensor } from '#backend';
 import { toDevice } from '#backend';
 import { EngineError } from '../errors.js';
 import type { HostTensor } from '../host-tensor.js';
@@ -88,7 +88,7 @@ export function placeholders(specs: Named<TensorSpec>, prefix: string): Record<s
 }
 
 /** Placeholders for values of a state; `names` begin with one of the given words. */
-export function stateInputs(start: Named<HostTensor>, ...words: readonly string[]): Record<string, Tensor> {
+export function stateInputs(start: Named<TensorSpec>, ...words: readonly string[]): Record<string, Tensor> {
   const wanted = Object.entries(start).filter(([name]) => words.includes(name.split('/')[0]!));
   return Object.fromEntries(wanted.map(([name, value]) => [name, placeholder(name, value)]));
 }
@@ -147,7 +147,7 @@ export function seedOf(step: Tensor, microBatch: Tensor): Tensor {
 }
 
 /** The update by what is in the sums. */
-export function traceSumsUpdate(start: Named<HostTensor>, options: UpdateOptions): StateTrace {
+export function traceSumsUpdate(start: Named<TensorSpec>, options: UpdateOptions): StateTrace {
   const reads = stateInputs(start, 'step', 'param', 'optimizer', 'scale', 'sum');
   const { gradients, factor, loss } = meanOfSums(reads);
   const { writes, metrics } = traceUpdate(reads, gradients, factor, options);
@@ -156,7 +156,8 @@ export function traceSumsUpdate(start: Named<HostTensor>, options: UpdateOptions
 
 /** Numbers that a run returned. */
 export function metricsOf(results: Named<HostTensor>): StepMetrics {
-  const values = Object.entries(results).map(([name, tensor]) => [
+  const numbers = Object.entries(results).filter(([, { shape }]) => shape.length === 0);
+  const values = numbers.map(([name, tensor]) => [
     name,
     tensor.dtype === 'bool' ? tensor.data[0] === 1 : Number(tensor.data[0]),
   ]);
@@ -172,11 +173,29 @@ export function accepted(writes: readonly string[], results: Named<HostTensor>):
 export type TracedBatch<B> = { readonly [K in keyof B]: Tensor };
 export type HostBatch<B> = { readonly [K in keyof B]: HostTensor };
 
-/** Placeholders of frozen weights and of a batch. */
-export function givenInputs<B extends Named<TensorSpec>>(frozen: Named<HostTensor>, batch: B) {
-  const traced = { frozen: placeholders(frozen, 'frozen'), batch: placeholders(batch, 'batch') as TracedBatch<B> };
-  const given = { ...prefixed(traced.frozen, 'frozen'), ...prefixed<Tensor>(traced.batch, 'batch') };
+/**
+ * Frozen weights and a batch, traced: the batch as placeholders, and so are the weights unless they are to be packed into
+ * the program.
+ *
+ * @returns besides both, the placeholders under their names in the program
+ */
+export function givenInputs<B extends Named<TensorSpec>>(frozen: Named<HostTensor>, batch: B, packed = false) {
+  const fixed = packed
+    ? Object.fromEntries(Object.entries(frozen).map(([name, value]) => [name, constant(value, `frozen/${name}`)]))
+    : placeholders(frozen, 'frozen');
+  const traced = { frozen: fixed, batch: placeholders(batch, 'batch') as TracedBatch<B> };
+  const given = { ...(packed ? {} : prefixed(fixed, 'frozen')), ...prefixed<Tensor>(traced.batch, 'batch') };
   return { ...traced, given };
+}
+
+/** Up to here the runtime's second copy of frozen weights, in the order its kernels read them, is worth its memory. */
+const packedLimit = 256 << 20;
+
+/** Whether frozen weights go into the program: on a processor, while they are not large, and as they are. */
+export function packsWeights(frozen: Named<HostTensor>, backend: Backend | undefined, precision?: Precision): boolean {
+  const onProcessor = backend === undefined || backend === 'cpu' || backend === 'wasm';
+  const bytes = Object.values(frozen).reduce((sum, { data }) => sum + data.byteLength, 0);
+  return onProcessor && bytes <= packedLimit && precision?.weight !== 'float16';
 }
 
 /** Feeds of a batch, checked. @throws EngineError INPUT_MISMATCH */

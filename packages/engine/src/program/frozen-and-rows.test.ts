@@ -1,0 +1,94 @@
+import { describe, expect, test } from 'vitest';
+import * as e from '../index.js';
+import { bytes, distance, wave } from './training-fixture.js';
+
+const words = 50;
+const width = 6;
+const batch = { ids: { dtype: 'int64', shape: ['batch'] }, labels: { dtype: 'int64', shape: ['batch'] } } as const;
+const given = (ids: readonly number[]) => ({
+  ids: e.hostTensor('int64', [ids.length], ids),
+  labels: e.hostTensor(
+    'int64',
+    [ids.length],
+    ids.map((id) => id % 3),
+  ),
+});
+
+function makeStep(options: Partial<e.TrainStepOptions<typeof batch>> = {}) {
+  return e.trainStep({
+    params: { table: wave([words, width], 0.7), head: wave([3, width], 0.3) },
+    frozen: { mix: wave([width, width], 1.1) },
+    batch,
+    loss: (p, { frozen, batch }) => {
+      const mixed = e.matMul(e.gather(p.table!, batch.ids), frozen.mix!);
+      return e.crossEntropy(e.linear(mixed, p.head!), batch.labels);
+    },
+    optimizer: e.adamW({ weightDecay: 0 }),
+    schedule: e.constantRate(0.05),
+    clipNorm: 1,
+    ...options,
+  });
+}
+
+describe('tables of which a step touches the rows its batch names', () => {
+  test('learn as whole tables do while every row is in every batch, repeated rows included', async () => {
+    await using whole = await makeStep();
+    await using rows = await makeStep({ rows: { table: 'ids' } });
+    const all = [...Array(words).keys(), 3, 3, 9];
+    for (let step = 0; step < 4; step++) {
+      const wanted = await whole.run(given(all));
+      const found = await rows.run(given([...all].reverse()));
+      expect(found.loss).toBeCloseTo(wanted.loss, 5);
+      expect(found.gradientNorm).toBeCloseTo(wanted.gradientNorm!, 5);
+    }
+    expect(distance(await whole.params(), await rows.params())).toBeLessThan(1e-5);
+  });
+
+  test('leave every other row, and its moments, as they were', async () => {
+    await using step = await makeStep({ rows: { table: 'ids' } });
+    const before = await step.snapshot();
+    await step.run(given([4, 7, 4]));
+    const after = await step.snapshot();
+    for (const name of ['param/table', 'optimizer/table/first', 'optimizer/table/second']) {
+      const changed = Array.from({ length: words }, (_, row) => row).filter((row) =>
+        (after[name]!.data as Float32Array)
+          .subarray(row * width, (row + 1) * width)
+          .some((value, i) => value !== before[name]!.data[row * width + i]),
+      );
+      expect(changed).toEqual([4, 7]);
+    }
+  });
+
+  test('continue bit for bit from a snapshot', async () => {
+    await using step = await makeStep({ rows: { table: 'ids' } });
+    await step.run(given([1, 2]));
+    const snapshot = await step.snapshot();
+    await step.run(given([2, 3]));
+    const wanted = await step.params();
+    await step.restore(snapshot);
+    await step.run(given([2, 3]));
+    const found = await step.params();
+    for (const name of Object.keys(wanted)) expect(bytes(found[name]!).equals(bytes(wanted[name]!))).toBe(true);
+  });
+
+  test('refuse what cannot be', async () => {
+    await expect(makeStep({ rows: { tables: 'ids' } })).rejects.toThrow('there is no trained table "tables"');
+    await expect(makeStep({ rows: { table: 'id' as 'ids' } })).rejects.toThrow('"id", which names rows of "table"');
+    await expect(makeStep({ rows: { table: 'ids' }, accumulate: true })).rejects.toThrow('do not go together');
+    await using step = await makeStep({ rows: { table: 'ids' } });
+    const wrong = { ids: e.hostTensor('int64', [1], [50]), labels: e.hostTensor('int64', [1], [0]) };
+    await expect(step.run(wrong)).rejects.toThrow('row 50 of "param/table", which has 50');
+  });
+});
+
+test('frozen weights packed into the program give what they give as inputs', async () => {
+  await using packed = await makeStep();
+  await using fed = await makeStep({ packFrozen: false });
+  for (const ids of [
+    [1, 2],
+    [5, 6, 7],
+  ]) {
+    expect((await packed.run(given(ids))).loss).toBeCloseTo((await fed.run(given(ids))).loss, 6);
+  }
+  expect(distance(await packed.params(), await fed.params())).toBeLessThan(1e-6);
+});
