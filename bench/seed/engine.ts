@@ -6,6 +6,7 @@ import { resultsFolder, Unavailable } from '../lib/paths.js';
 import { PeerServer, peersPython } from '../lib/peers.js';
 import { type Row, row } from '../lib/report.js';
 import { browser } from './engine/browser.js';
+import { checkpoint } from './engine/checkpoint.js';
 import { checks } from './engine/checks.js';
 import { epoch } from './engine/epoch.js';
 import { gpt2 } from './engine/gpt2.js';
@@ -16,7 +17,7 @@ import { minilm } from './engine/minilm.js';
 import type { Part, PartContext } from './engine/part.js';
 import { resnet } from './engine/resnet.js';
 
-const parts: readonly Part[] = [minilm, epoch, maml, resnet, gpt2, javascript, browser, memory, checks];
+const parts: readonly Part[] = [minilm, epoch, maml, resnet, gpt2, javascript, browser, memory, checkpoint, checks];
 
 export const engineParts: readonly string[] = parts.map(({ name }) => name);
 
