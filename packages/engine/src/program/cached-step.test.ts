@@ -112,6 +112,26 @@ describe('gradient caching', () => {
     expect(loss).not.toBe(128);
   });
 
+  test('in float16 with loss scaling it stays near the float32 step, and an overflow is skipped', async () => {
+    await using exact = await build();
+    const loss = (
+      z: e.Named<e.Tensor>,
+      { params, targets }: { params: e.Named<e.Tensor>; targets: e.Named<e.Tensor> },
+    ) => infoNce(z, params, targets.labels!);
+    const half = { ...update, params: params(), batch, encode, targets, loss, precision: e.float16Compute };
+    await using lowered = await e.cachedStep(half);
+    const parts = [part(0, 4), part(4, 9)];
+    for (let i = 0; i < 5; i++) {
+      const [wanted, got] = [await exact.run(parts, { labels }), await lowered.run(parts, { labels })];
+      expect(Math.abs(got.loss / wanted.loss - 1)).toBeLessThan(2e-3);
+      expect(got.skipped).toBe(false);
+    }
+    await using overflowing = await e.cachedStep({ ...half, precision: undefined, lossScale: { init: 2 ** 127 } });
+    const before = await overflowing.params();
+    expect(await overflowing.run(parts, { labels })).toMatchObject({ skipped: true });
+    expect(await overflowing.params()).toEqual(before);
+  });
+
   test('goes on from a snapshot bit for bit, and says what does not fit', async () => {
     await using one = await build();
     await using two = await build();

@@ -187,6 +187,9 @@ describe('frozen weights stored in float16', () => {
     const rounded = e.convertFloat(e.convertFloat(frozen.base, 'float16'), 'float32');
     await using exact = await build({ ...adapted, frozen: { ...frozen, base: rounded } });
     await using stored = await build({ ...adapted, precision: e.float16Storage });
+    // Matrices are fed in half the bytes; vectors are few and stay exact.
+    expect(stored.print()).toContain('frozen/base: float16[6, 6]');
+    expect(stored.print()).toContain('frozen/bias: float32[6]');
     for (let i = 0; i < 5; i++) {
       const [wanted, got] = [await exact.run(data), await stored.run(data)];
       expect(Math.abs(got.loss / wanted.loss - 1)).toBeLessThan(1e-6);
