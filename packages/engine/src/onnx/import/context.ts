@@ -153,7 +153,12 @@ export class NodeContext {
   }
 
   error(code: 'ONNX_INVALID' | 'SIZE_UNKNOWN' | 'NOT_DIFFERENTIABLE' | 'SHAPE_MISMATCH', message: string): EngineError {
-    return new EngineError(code, `${this.label}: ${message}`);
+    // Programs answer SIZE_UNKNOWN by tracing again with numbers for these symbols.
+    const named = this.options.symbols.filter((symbol) =>
+      new RegExp(`\\b${symbol.replaceAll('*', '\\*')}\\b`).test(message),
+    );
+    const symbols = code !== 'SIZE_UNKNOWN' ? [] : named.length > 0 ? named : this.options.symbols;
+    return new EngineError(code, `${this.label}: ${message}`, { symbols });
   }
 
   /** For a setting that the table does not cover. */

@@ -300,13 +300,14 @@ function explained<T>(label: string, inputs: readonly (Value | undefined)[], tra
     // Not the line of user code: the new error ends with it again.
     const message = cause.message.replace(/^\[\w+\] /, '').replace(/, at \S+:\d+:\d+( for .*)?$/, '');
     if (message.startsWith('not differentiable')) throw cause;
-    if (message.includes(label)) throw message.length > 1000 ? new EngineError(cause.code, shortened(message)) : cause;
+    if (message.includes(label))
+      throw message.length > 1000 ? new EngineError(cause.code, shortened(message), { symbols: cause.symbols }) : cause;
     const symbols = [...new Set(inputs.flatMap((value) => value?.shape ?? []).filter(isSymbolic))];
     const hint =
       cause.code === 'SHAPE_MISMATCH' && symbols.length > 1
         ? `; if ${symbols.slice(0, 3).join(' and ')} are one size, say so: readOnnxModel(file, { sizes: { ${symbols[1]}: '${symbols[0]}' } })`
         : '';
-    throw new EngineError(cause.code, `${label}: ${shortened(message)}${hint}`, { cause });
+    throw new EngineError(cause.code, `${label}: ${shortened(message)}${hint}`, { cause, symbols: cause.symbols });
   }
 }
 
