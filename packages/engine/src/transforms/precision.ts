@@ -39,22 +39,23 @@ const products = new Set(['MatMul', 'Gemm', 'Conv', 'ConvTranspose', 'ConvWeight
  */
 const passive = new Set([
   ...['Identity', 'StopGradient', 'StartAfter', 'ViewAfter', 'Cast'],
-  ...['Add', 'Sub', 'Mul', 'Div', 'Neg', 'Abs', 'Sign', 'Round', 'Floor', 'Ceil', 'Max', 'Min', 'Clip', 'Where'],
+  ...['Add', 'Sub', 'Mul', 'Div', 'Neg', 'Abs', 'Sign', 'Round', 'Floor', 'Ceil', 'Max', 'Min', 'Where', 'IsNaN'],
   ...['Equal', 'Greater', 'GreaterOrEqual', 'Less', 'LessOrEqual', 'Not', 'And', 'Or', 'Xor', 'BitwiseXor'],
-  ...['Relu', 'LeakyRelu', 'PRelu', 'Sigmoid', 'HardSigmoid', 'HardSwish', 'Tanh', 'Gelu', 'Silu'],
-  ...['Expand', 'Tile', 'Reshape', 'Transpose', 'MirrorWeight', 'Slice', 'Pad', 'Concat', 'Split', 'Range', 'Size'],
+  ...['Relu', 'Sigmoid', 'Tanh', 'Gelu', 'GeluTanh', 'MaxPool', 'ReduceMax', 'TopK', 'ArgMax', 'Trilu'],
   ...[
-    'Gather',
-    'GatherElements',
-    'GatherND',
-    'MoveRows',
-    'MaxPool',
-    'ReduceMax',
-    'ReduceMin',
-    'TopK',
-    'ArgMax',
-    'Trilu',
+    'Expand',
+    'RepeatEach',
+    'Reshape',
+    'Transpose',
+    'MirrorWeight',
+    'Slice',
+    'Pad',
+    'Concat',
+    'Split',
+    'Range',
+    'Size',
   ],
+  ...['Gather', 'GatherElements', 'GatherND', 'MoveRows'],
 ]);
 
 /** Operators that may take a constant beyond float16's range at its largest number: masks of attention scores. */
