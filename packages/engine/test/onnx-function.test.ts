@@ -52,6 +52,17 @@ describe('an ONNX file as a function', () => {
     }
   });
 
+  test.each(['bert-script11', 'bert-dynamo18', 'vit-script13'])(
+    '%s: a GELU that is written out becomes one operator',
+    async (name) => {
+      const model = await e.readOnnxModel(fixturePath(name));
+      const { graph } = e.traceToOnnx((inputs) => model.apply({ inputs }), model.inputs);
+      const types = graph.node.map(({ opType }) => opType);
+      expect(types.filter((type) => type === 'Gelu').length).toBe(2);
+      expect(types).not.toContain('Erf');
+    },
+  );
+
   test('vmap maps it over a batch', async () => {
     const model = await e.readOnnxModel(fixturePath('mobilenet-script17'), { sizes: { batch: 1 } });
     const { inputs, outputs } = reference('mobilenet-script17');

@@ -60,6 +60,7 @@ import type { Op, Tensor } from '../../tensor.js';
 import { apply } from '../../tensor.js';
 import type { NodeContext, OperatorRule, OperatorTable } from './context.js';
 import { foldMath, foldMod, foldPow } from './fold.js';
+import { product } from './fuse.js';
 
 type FoldName = keyof typeof foldMath;
 
@@ -145,7 +146,7 @@ export const geluRule: OperatorRule = {
 export const elementwiseOperators: OperatorTable = Object.fromEntries([
   binary('Add', add),
   binary('Sub', sub),
-  binary('Mul', mul),
+  binary('Mul', product),
   binary('Div', div),
   unary('Neg', neg),
   unary('Abs', abs),
