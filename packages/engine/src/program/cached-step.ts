@@ -11,6 +11,7 @@ import type { Tensor, TensorSpec } from '../tensor.js';
 import { placeholder, scalar } from '../tensor.js';
 import { gradients, pullBack, reached } from '../transforms/grad.js';
 import { withPrecision } from '../transforms/precision.js';
+import { warnOfHalfPrecision } from './fallbacks.js';
 import { checkInputs } from './program.js';
 import { Queue } from './queue.js';
 import { ProgramState } from './state.js';
@@ -87,6 +88,7 @@ export class CachedStep<B extends Named<TensorSpec>, T extends Named<TensorSpec>
   static async create<B extends Named<TensorSpec>, T extends Named<TensorSpec> = Record<never, never>>(
     given: CachedStepOptions<B, T>,
   ): Promise<CachedStep<B, T>> {
+    warnOfHalfPrecision(given.precision, given.backend);
     const options = underPolicy(given);
     const { params, frozen = {}, batch, targets = {} as T } = options;
     const start = { ...startState(params, options), ...startSums(params) };

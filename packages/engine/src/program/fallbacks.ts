@@ -1,5 +1,7 @@
+import type { Backend } from '#backend';
 import { isSymbolic } from '../dims.js';
 import type { Tensor } from '../tensor.js';
+import type { Precision } from '../transforms/precision.js';
 import type { Emitted } from './emitter.js';
 
 /**
@@ -45,12 +47,23 @@ export function fallbacksOf({ model, origins }: Pick<Emitted, 'model' | 'origins
 
 const said = new Set<string>();
 
+function sayOnce(line: string): void {
+  if (said.has(line)) return;
+  said.add(line);
+  console.warn(`fewtune: ${line}`);
+}
+
 /** One line a program for what WebGPU leaves to the processor. */
 export function warnOfFallbacks(name: string, emitted: Pick<Emitted, 'model' | 'origins'>): void {
   const fallbacks = fallbacksOf(emitted);
   if (fallbacks.length === 0) return;
-  const line = `fewtune: in "${name}", WebGPU has no kernel for ${fallbacks.join(', ')}: these run on the processor, which costs a copy each way`;
-  if (said.has(line)) return;
-  said.add(line);
-  console.warn(line);
+  const which = fallbacks.join(', ');
+  sayOnce(`in "${name}", WebGPU has no kernel for ${which}: these run on the processor, which costs a copy each way`);
+}
+
+/** One line where half precision is asked of a processor, which computes in float32 all the same. */
+export function warnOfHalfPrecision(precision: Precision | undefined, backend: Backend | undefined): void {
+  const half = precision?.compute === 'float16' || precision?.weight === 'float16';
+  if (!half || !(backend === undefined || backend === 'cpu' || backend === 'wasm')) return;
+  sayOnce('on a processor half precision brings no speed; frozen weights stored in float16 take half the memory');
 }

@@ -11,6 +11,7 @@ import { withPrecision } from '../transforms/precision.js';
 import type { Tree } from '../tree.js';
 import { leaves, mapTree } from '../tree.js';
 import { allFinite, findNan } from './debug-nans.js';
+import { warnOfHalfPrecision } from './fallbacks.js';
 import { emitGraph, type TracedGraph } from './graph.js';
 import { printGraph } from './print.js';
 import type { Profile, ProfileOptions } from './profile.js';
@@ -65,6 +66,7 @@ export class Program<I, O> {
     const { name = 'program', precision, debugNans = false, ...session } = options;
     const flat = new Map(leaves<TensorSpec>(specs, isSpec));
     // The types of a tree of a tree are too deep for the compiler.
+    warnOfHalfPrecision(precision, options.backend);
     const traced = precision ? (withPrecision(fn as never, precision) as unknown as typeof fn) : fn;
     const named = (tree: Tree<Tensor>, prefix: string) =>
       Object.fromEntries(leaves(tree, isTensor).map(([path, tensor]) => [`${prefix}/${path}`, tensor]));

@@ -9,6 +9,7 @@ import type { Tensor, TensorSpec } from '../tensor.js';
 import { scalar } from '../tensor.js';
 import { valueAndGrad } from '../transforms/grad.js';
 import { withPrecision } from '../transforms/precision.js';
+import { warnOfHalfPrecision } from './fallbacks.js';
 import type { Profile, ProfileOptions } from './profile.js';
 import { profilePrograms } from './profile.js';
 import { Queue } from './queue.js';
@@ -113,6 +114,7 @@ export class TrainStep<B extends Named<TensorSpec>> {
   ) {}
 
   static async create<B extends Named<TensorSpec>>(given: TrainStepOptions<B>): Promise<TrainStep<B>> {
+    warnOfHalfPrecision(given.precision, given.backend);
     const frozen = storedWeights(given.frozen ?? {}, given.precision);
     const packFrozen = given.packFrozen ?? packsWeights(frozen, given.backend, given.precision);
     const shadowed = given.shadow ?? given.precision?.compute === 'float16';
