@@ -115,6 +115,27 @@ export const matMulCases: OperatorCase[] = [
     torch: 'torch.outer(a, b)',
   },
   {
+    operator: 'einsum',
+    variant: 'ellipsis',
+    inputs: [
+      [2, 'm', 3, 'k'],
+      [2, 'm', 'k', 'n'],
+    ],
+    fn: ([a, b]) => e.einsum('...ik,...kj->...ij', a!, b!),
+    torch: 'torch.einsum("...ik,...kj->...ij", a, b)',
+  },
+  {
+    operator: 'einsum',
+    variant: 'three, without the result',
+    inputs: [
+      ['m', 'k'],
+      ['k', 'n'],
+      ['n', 2],
+    ],
+    fn: ([a, b, c]) => e.einsum('dk,kn,na', a!, b!, c!),
+    torch: 'torch.einsum("dk,kn,na", a, b, c)',
+  },
+  {
     operator: 'attention',
     inputs: [
       [2, 'm', 3],

@@ -53,6 +53,6 @@ function triangle(n: NodeContext): Tensor {
 export const linearOperators: OperatorTable = {
   MatMul: { trace: (n) => product(n.in(0), n.in(1)) },
   Gemm: { trace: gemm },
-  Einsum: { trace: (n) => einsum(n.string('equation'), ...n.all()), note: 'one or two operands, no ellipsis' },
+  Einsum: { trace: (n) => einsum(n.string('equation'), ...n.all()), note: 'a letter once in an operand' },
   Trilu: { trace: triangle },
 };
