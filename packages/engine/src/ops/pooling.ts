@@ -1,7 +1,7 @@
 import { product } from '../dims.js';
-import { elementCount, hostTensor, onnxType } from '../host-tensor.js';
+import { hostTensor } from '../host-tensor.js';
 import { withSource } from '../source.js';
-import type { EmitContext, Node, Op, Tensor } from '../tensor.js';
+import type { Node, Op, Tensor } from '../tensor.js';
 import { apply, applyAll, constant } from '../tensor.js';
 import { sub } from './arithmetic.js';
 import type { Window } from './block-pooling.js';
@@ -11,52 +11,19 @@ import { relu } from './elementwise.js';
 import { scatterAdd, tableStarts } from './indexing.js';
 import { mean } from './reduce.js';
 import { reshape } from './shape.js';
+import type { Taps } from './window-places.js';
+import { placesOf } from './window-places.js';
 import type { PoolingOptions } from './windows.js';
 import { maxOfWindows, meanOfWindows, squareOf, windowsOf } from './windows.js';
 
 export type { PoolingOptions } from './windows.js';
 
-/**
- * The places of the largest elements, for WebGPU, whose MaxPool has none: each place of the window in turn is compared
- * with the maximum, the last first, so that ties go to the first.
- */
-function placesOf(context: EmitContext, { inputs, outputs, attributes }: Node, x: string, values: string): string {
+/** A square window's numbers, one an axis. */
+function spread({ inputs, attributes }: Node): Taps {
   const { kernel, stride, padding } = attributes as Window;
-  const sizes = inputs[0]!.shape.slice(2) as number[];
-  const out = outputs[0]!.shape.slice(2) as number[];
-  const ints = (list: readonly number[]) => context.constant(hostTensor('int64', [list.length], list));
-  const one = (type: string, ...names: string[]) => context.node(type, names)[0]!;
-  const around = [0, 0, ...sizes.map(() => padding)];
-  const lowest = context.constant(hostTensor('float32', [], [-3.4e38]));
-  const padded = padding === 0 ? x : one('Pad', x, ints([...around, ...around]), lowest);
-  const axes = ints(sizes.map((_, i) => i + 2));
-  let places: string | undefined;
-  for (let at = kernel ** sizes.length - 1; at >= 0; at--) {
-    const offset = sizes.map((_, i) => Math.floor(at / kernel ** (sizes.length - 1 - i)) % kernel);
-    // Where this place of each window lies in the image without its padding.
-    const flat = indices(out).map((window) =>
-      window.reduce((index, w, i) => index * sizes[i]! + w * stride + offset[i]! - padding, 0),
-    );
-    const here = context.constant(hostTensor('int32', [1, 1, ...out], flat));
-    const ends = ints(offset.map((from, i) => from + (out[i]! - 1) * stride + 1));
-    const candidate = one('Slice', padded, ints(offset), ends, axes, ints(sizes.map(() => stride)));
-    places = places === undefined ? here : one('Where', one('Equal', candidate, values), here, places);
-  }
-  const image = context.constant(hostTensor('int32', [], [elementCount(sizes)]));
-  const number = (value: number) => context.constant(hostTensor('int32', [], [value]));
-  const [images] = context.node('Reshape', [context.dim(product(inputs[0]!.shape.slice(0, 2))), ints([])]);
-  const [count] = context.node('Cast', [images!], { to: onnxType.int32 });
-  const starts = one('Mul', one('Range', number(0), count!, number(1)), image);
-  const shaped = one('Reshape', starts, context.shape([...inputs[0]!.shape.slice(0, 2), ...out.map(() => 1)]));
-  return context.node('Cast', [one('Add', places!, shaped)], { to: onnxType.int64 })[0]!;
-}
-
-/** All index tuples below `sizes`, the last running fastest. */
-function indices(sizes: readonly number[]): number[][] {
-  return sizes.reduce<number[][]>(
-    (all, size) => all.flatMap((head) => Array.from({ length: size }, (_, i) => [...head, i])),
-    [[]],
-  );
+  const each = (value: number) => inputs[0]!.shape.slice(2).map(() => value);
+  const [before, after] = [each(padding), each(padding)];
+  return { kernel: each(kernel), stride: each(stride), before, after, dilation: each(1) };
 }
 
 /** Largest element of each window, with its place in the flattened input as second output. */
@@ -73,7 +40,7 @@ const maxPoolOp: Op = {
     const attributes = poolAttributes(node);
     if (context.backend !== 'webgpu') return context.node('MaxPool', inputs, attributes, { outputs: 2 });
     const [values] = context.node('MaxPool', inputs, attributes);
-    return [values!, placesOf(context, node, inputs[0]!, values!)];
+    return [values!, placesOf(context, node, inputs[0]!, values!, spread(node))];
   },
   // Ties go to the first, as the runtime and PyTorch decide them.
   vjp: ([x], dy, { outputs: [, places] }) => {

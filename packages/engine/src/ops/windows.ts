@@ -10,6 +10,7 @@ import { scatterAdd, tableStarts } from './indexing.js';
 import type { Padding } from './padding.js';
 import { paddingOf, padZeros } from './padding.js';
 import { reshape } from './shape.js';
+import { largestOf, placesOf } from './window-places.js';
 
 export interface PoolingOptions {
   /** One for every spatial axis, or one an axis. */
@@ -97,7 +98,9 @@ const maxPoolOp: Op = {
   emit: (context, node, inputs) => {
     const { kernel, stride, before, after, dilation } = node.attributes as Windows;
     const attributes = { kernel_shape: kernel, strides: stride, pads: [...before, ...after], dilations: dilation };
-    return context.node('MaxPool', inputs, attributes, { outputs: 2 });
+    if (context.backend !== 'webgpu') return context.node('MaxPool', inputs, attributes, { outputs: 2 });
+    const values = largestOf(context, node, inputs[0]!, node.attributes as Windows);
+    return [values, placesOf(context, node, inputs[0]!, values, node.attributes as Windows)];
   },
   // Ties go to the first, as the runtime and PyTorch decide them.
   vjp: ([x], dy, { outputs: [, places] }) => {
