@@ -40,13 +40,14 @@ export const engine: Benchmark = {
 };
 
 async function contextOf(options: Options): Promise<PartContext> {
-  // A smoke run of everything goes without the peers: starting PyTorch takes longer than the runs.
-  const python = options.peers && (!options.quick || options.only) ? peersPython() : undefined;
-  if (!python) return { ...options, torch: 'PyTorch' };
+  // A smoke run of everything goes without the peers: starting them takes longer than the runs.
+  const peers = options.peers && (!options.quick || options.only !== undefined);
+  const python = peers ? peersPython() : undefined;
+  if (!python) return { ...options, peers, torch: 'PyTorch' };
   const server = new PeerServer(python, 'version.py');
   const { torch } = await server.ask<{ torch: string }>('version 0');
   server.close();
-  return { ...options, python, torch: `PyTorch ${torch.replace(/\+.*/, '')}` };
+  return { ...options, peers, python, torch: `PyTorch ${torch.replace(/\+.*/, '')}` };
 }
 
 /** The rows of a part: measured now and kept, or with `--resume` those that an earlier run kept. */

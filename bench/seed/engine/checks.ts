@@ -13,7 +13,7 @@ export const checks: Part = {
   name: 'checks',
   async run({ quick }) {
     return [
-      ...(await gradients()),
+      ...(quick ? [] : await gradients()), // ten seconds, and among the tests anyway
       ...(await fuzz('FUZZ_PROGRAMS', quick ? 50 : 5000, 'random programs against finite differences')),
       ...(await fuzz(
         'FUZZ_MUTATIONS',

@@ -5,24 +5,22 @@
 import { compile, hostTensor, mul } from '@fewtune/engine';
 import { loadEncoder } from '@fewtune/models';
 import { threads } from '../../lib/machine.js';
+import { peakResidentBytes } from '../../lib/peak.js';
 import { classifierStep, paddedBatch, withRows } from './classifier.js';
 import { transformer } from './small-models.js';
 import { smallStep } from './small-step.js';
 
 const [what, argument] = process.argv.slice(2) as [string, string];
 
-const peak = () => process.resourceUsage().maxRSS * 1024;
-
 /** Peak of a process that has only loaded the runtime, and after steps on 16 × 64 tokens. */
 async function fullStep(rows: number): Promise<object> {
   const once = await compile(({ x }) => mul(x, 2), { x: { dtype: 'float32', shape: [1] } }, { threads });
   await once.run({ x: hostTensor('float32', [1], [1]) });
   await once.dispose();
-  const idleBytes = peak();
-  const encoder = await loadEncoder();
+  const idleBytes = peakResidentBytes();
   const [batch, tokens] = [16, 64];
   const table = [...Array(rows).keys()];
-  const step = await classifierStep('full', withRows(encoder, table), paddedBatch(batch, tokens));
+  const step = await classifierStep('full', withRows(await loadEncoder(), table), paddedBatch(batch, tokens));
   const fill = (shape: number[], value: (i: number) => number) => {
     const count = shape.reduce((product, size) => product * size, 1);
     return hostTensor(
@@ -38,7 +36,7 @@ async function fullStep(rows: number): Promise<object> {
   };
   for (let run = 0; run < 5; run++) await step.run(given);
   await step.dispose();
-  return { idleBytes, peakBytes: peak() };
+  return { idleBytes, peakBytes: peakResidentBytes() };
 }
 
 /** Resident memory over `count` steps of a small transformer, after a collection, every fiftieth step. */
