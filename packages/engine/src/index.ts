@@ -140,6 +140,7 @@ export { type SgdOptions, sgd } from './optim/sgd.js';
 export { type CachedStep, type CachedStepOptions, cachedStep } from './program/cached-step.js';
 export { NanFound, type ValueRange } from './program/debug-nans.js';
 export { exportOnnx, traceToOnnx } from './program/export.js';
+export type { MemoryPlan, MemoryRow } from './program/memory.js';
 export { type OnnxSession, openOnnx } from './program/onnx-session.js';
 export type { LineRow, Profile, ProfileOptions, ProfileRow } from './program/profile.js';
 export {

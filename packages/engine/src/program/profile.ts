@@ -74,6 +74,8 @@ function table(rows: readonly (readonly string[])[]): string {
 export interface ProfiledProgram {
   readonly graph: TracedGraph;
   readonly feeds: Readonly<Record<string, DeviceTensor>>;
+  /** Buffers that results may be written to, whose content nothing needs. */
+  readonly scratch?: Readonly<Record<string, DeviceTensor | null>>;
 }
 
 interface Timed {
@@ -90,9 +92,9 @@ export async function profilePrograms(
 ): Promise<Profile> {
   const timed: Timed[] = [];
   let [totalMs, peakBytes] = [0, 0];
-  for (const { graph, feeds } of programs) {
+  for (const { graph, feeds, scratch } of programs) {
     const { model, origins } = emitGraph(graph);
-    const fetches = Object.fromEntries(Object.keys(graph.outputs).map((name) => [name, null]));
+    const fetches = Object.fromEntries(Object.keys(graph.outputs).map((name) => [name, scratch?.[name] ?? null]));
     const events = await recordProfile(
       writeOnnx(model),
       { ...options, skippedOptimizers: idleOptimizers(model) },

@@ -13,6 +13,7 @@ import { leaves, mapTree } from '../tree.js';
 import { allFinite, findNan } from './debug-nans.js';
 import { warnOfHalfPrecision } from './fallbacks.js';
 import { emitGraph, type TracedGraph } from './graph.js';
+import { type MemoryPlan, planMemory } from './memory.js';
 import { printGraph } from './print.js';
 import type { Profile, ProfileOptions } from './profile.js';
 import { profilePrograms } from './profile.js';
@@ -117,6 +118,17 @@ export class Program<I, O> {
   async profile(inputs: I, options: ProfileOptions = {}): Promise<Profile> {
     const { feeds, sizes } = this.feeds(inputs);
     return this.variants.use(sizes, ({ graph }) => profilePrograms([{ graph, feeds }], this.options, options));
+  }
+
+  /**
+   * What a run needs, estimated from the graph.
+   *
+   * @param sizes numbers for the symbols of its inputs
+   * @throws EngineError ARGUMENT_INVALID when one is missing
+   */
+  memory(sizes: Readonly<Record<string, number>> = {}): Promise<MemoryPlan> {
+    const known = new Map(Object.entries(sizes));
+    return this.variants.use(known, async ({ graph }) => planMemory(graph, known));
   }
 
   /** Lets runs come to their end; later ones are refused. */

@@ -5,6 +5,7 @@ import type { Named } from '../optim/optimizer.js';
 import type { Tensor, TensorSpec } from '../tensor.js';
 import { allFinite, findNan } from './debug-nans.js';
 import { emitGraph, type TracedGraph } from './graph.js';
+import { type MemoryPlan, planMemory } from './memory.js';
 import { printGraph } from './print.js';
 import type { ProfiledProgram } from './profile.js';
 import type { SharedSession } from './session-cache.js';
@@ -118,10 +119,15 @@ export class StateProgram {
 
   /** The program with what a run would read; for profiles. */
   profiled(given: Given): Promise<ProfiledProgram> {
-    return this.variants.use(this.sizes(given), async ({ graph, reads }) => ({
+    return this.variants.use(this.sizes(given), async ({ graph, reads, writes }) => ({
       graph,
       feeds: { ...given, ...this.state.feeds(reads) },
+      scratch: this.state.fetches(writes),
     }));
+  }
+
+  memory(sizes: Sizes): Promise<MemoryPlan> {
+    return this.variants.use(sizes, async ({ graph }) => planMemory(graph, sizes));
   }
 
   dispose(): Promise<void> {

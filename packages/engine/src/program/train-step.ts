@@ -10,6 +10,7 @@ import { scalar } from '../tensor.js';
 import { valueAndGrad } from '../transforms/grad.js';
 import { withPrecision } from '../transforms/precision.js';
 import { warnOfHalfPrecision } from './fallbacks.js';
+import type { MemoryPlan } from './memory.js';
 import type { Profile, ProfileOptions } from './profile.js';
 import { profilePrograms } from './profile.js';
 import { Queue } from './queue.js';
@@ -274,6 +275,18 @@ export class TrainStep<B extends Named<TensorSpec>> {
           : [await this.programs.part.profiled(given), await this.programs.update.profiled({})];
       return profilePrograms(parts, this.where, options);
     });
+  }
+
+  /**
+   * What a step needs (a micro-batch, if it accumulates), estimated from the graph: weights and state in both their
+   * buffers, and what lies between its operators.
+   *
+   * @param sizes numbers for the symbols of the batch
+   * @throws EngineError ARGUMENT_INVALID when one is missing
+   */
+  memory(sizes: Readonly<Record<string, number>> = {}): Promise<MemoryPlan> {
+    const program = 'whole' in this.programs ? this.programs.whole : this.programs.part;
+    return program.memory(new Map(Object.entries(sizes)));
   }
 
   /** Lets what was asked for before come to its end; what is asked for later is refused. */
