@@ -20,7 +20,11 @@ async function fullStep(rows: number): Promise<object> {
   const idleBytes = peakResidentBytes();
   const [batch, tokens] = [16, 64];
   const table = [...Array(rows).keys()];
-  const step = await classifierStep('full', withRows(await loadEncoder(), table), paddedBatch(batch, tokens));
+  const encoder = withRows(await loadEncoder(), table);
+  (globalThis as { gc?: () => void }).gc?.();
+  const beforeBytes = process.memoryUsage().rss;
+  const step = await classifierStep('full', encoder, paddedBatch(batch, tokens));
+  const plannedBytes = (await step.memory()).total;
   const fill = (shape: number[], value: (i: number) => number) => {
     const count = shape.reduce((product, size) => product * size, 1);
     return hostTensor(
@@ -36,7 +40,8 @@ async function fullStep(rows: number): Promise<object> {
   };
   for (let run = 0; run < 5; run++) await step.run(given);
   await step.dispose();
-  return { idleBytes, peakBytes: peakResidentBytes() };
+  const peakBytes = peakResidentBytes();
+  return { idleBytes, peakBytes, plannedBytes, stepBytes: peakBytes - beforeBytes };
 }
 
 /** Resident memory over `count` steps of a small transformer, after a collection, every fiftieth step. */

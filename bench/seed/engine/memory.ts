@@ -35,7 +35,7 @@ async function fullStep({ quick, python, torch }: PartContext): Promise<Row[]> {
   const theirs = python ? await torchPeak(python) : undefined;
   const rows: Row[] = [];
   for (const trained of quick ? [usedRows] : [usedRows, allRows]) {
-    const ours = await child<Peak>('step', String(trained));
+    const ours = await child<Peak & { plannedBytes: number; stepBytes: number }>('step', String(trained));
     say(`full step, ${trained} rows: ${show(ours)}${theirs ? `, ${torch} ${show(theirs)}` : ''}`);
     const figure = (what: string, of: (peak: Peak) => number) =>
       row({
@@ -47,7 +47,16 @@ async function fullStep({ quick, python, torch }: PartContext): Promise<Row[]> {
         target: '<= 1x peer',
         note: theirs ? `16 × 64 tokens, loading included; PyTorch trains all ${allRows} rows` : noPeers,
       });
+    const { plannedBytes, stepBytes } = ours;
+    const mebi = (bytes: number) => `${(bytes / 2 ** 20).toFixed(0)} MiB`;
     rows.push(
+      row({
+        what: `MiniLM full step, ${trained} rows of the word table: memory() apart from what was measured`,
+        ours: 100 * Math.abs(plannedBytes / stepBytes - 1),
+        unit: '%',
+        target: '<= 15',
+        note: `planned ${mebi(plannedBytes)}; the process grew by ${mebi(stepBytes)} from the loaded encoder to its peak`,
+      }),
       figure('of the process', ({ peakBytes }) => peakBytes),
       figure('above the loaded library', ({ peakBytes, idleBytes }) => peakBytes - idleBytes),
     );
