@@ -2,6 +2,7 @@
 import { EngineError } from '../errors.js';
 import type { DType, HostTensor, TypedArray } from '../host-tensor.js';
 import { hostTensor, onnxType } from '../host-tensor.js';
+import type { OnnxModelProto } from '../onnx/model.js';
 import { writeOnnx } from '../onnx/model.js';
 import type { Backend, DeviceTensor, OpenOptions, Session } from './types.js';
 
@@ -18,6 +19,35 @@ export async function runSession(
   try {
     return (await native.run(feeds, outputs)) as Record<string, DeviceTensor>;
   } catch (cause) {
+    throw new EngineError('SESSION_FAILED', `ONNX Runtime stopped: ${messageOf(cause)}`, { cause });
+  }
+}
+
+const stopName = 'stop';
+const stopMessage = 'Non tensor type is temporarily not supported';
+
+/**
+ * The model with one more output, the first, which is no tensor. onnxruntime-node copies every output into a new array
+ * before it returns, also those it has just written where it was told to: for a training step that is a copy of all
+ * weights and moments, and as much garbage. At an output that is no tensor it stops with an error instead; by then
+ * everything has been written. `runInto` runs such a model.
+ */
+export function stoppingBeforeCopies(model: OnnxModelProto): OnnxModelProto {
+  const { graph } = model;
+  const stop = { opType: 'SequenceEmpty', name: stopName, input: [], output: [stopName] };
+  return { ...model, graph: { ...graph, node: [stop, ...graph.node], output: [{ name: stopName }, ...graph.output] } };
+}
+
+/** Runs a model of `stoppingBeforeCopies`: every other output is written into the tensor that is given for it. */
+export async function runInto(
+  { native }: Session,
+  feeds: Readonly<Record<string, DeviceTensor>>,
+  outputs: Readonly<Record<string, DeviceTensor>>,
+): Promise<void> {
+  try {
+    await native.run(feeds, { [stopName]: null, ...outputs });
+  } catch (cause) {
+    if (messageOf(cause).includes(stopMessage)) return;
     throw new EngineError('SESSION_FAILED', `ONNX Runtime stopped: ${messageOf(cause)}`, { cause });
   }
 }

@@ -1,6 +1,7 @@
 /** What every backend is asked for and answers with; `node.ts` and `web.ts` implement it, `#backend` picks one. */
 import type { InferenceSession, Tensor } from 'onnxruntime-common';
 import type { HostTensor } from '../host-tensor.js';
+import type { OnnxModelProto } from '../onnx/model.js';
 
 /**
  * Where a program computes. `cpu` and `cuda` are Node.js only, `wasm` is the browser's processor; `webgpu` is in both.
@@ -56,6 +57,13 @@ export interface BackendModule {
   readonly defaultBackend: Backend;
   /** @throws EngineError BACKEND_MISSING, or SESSION_FAILED with ONNX Runtime's own words */
   openSession(model: Uint8Array | string, options?: OpenOptions): Promise<Session>;
+  /** For a program all of whose outputs have a place: see `shared.ts`. */
+  stoppingBeforeCopies(model: OnnxModelProto): OnnxModelProto;
+  runInto(
+    session: Session,
+    feeds: Readonly<Record<string, DeviceTensor>>,
+    outputs: Readonly<Record<string, DeviceTensor>>,
+  ): Promise<void>;
   /** Runs once; `outputs` may hold preallocated tensors to write into, or null for new ones. */
   runSession(
     session: Session,

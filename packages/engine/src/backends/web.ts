@@ -14,7 +14,7 @@ import {
 } from './shared.js';
 import type { Backend, DeviceTensor, OpenOptions, Residence, Session, SessionOptions } from './types.js';
 
-export { closeSession, runSession, toHost } from './shared.js';
+export { closeSession, runInto, runSession, stoppingBeforeCopies, toHost } from './shared.js';
 export type { Backend, DeviceTensor, OpenOptions, ProfileEvent, Session, SessionOptions } from './types.js';
 
 export const defaultBackend: Backend = 'wasm';

@@ -3,7 +3,7 @@ import { isSymbolic, product, sameShape, showShape } from '../dims.js';
 import { EngineError } from '../errors.js';
 import type { DType } from '../host-tensor.js';
 import { hostTensor, onnxType } from '../host-tensor.js';
-import type { Op, Tensor, Vjp } from '../tensor.js';
+import type { EmitContext, Op, Tensor, Vjp } from '../tensor.js';
 import { apply, scalar, scalarValue } from '../tensor.js';
 import { alignExample, elementwise, shiftAxes } from './batching.js';
 import { broadcastShapes, normalizeAxis } from './broadcast.js';
@@ -121,6 +121,13 @@ export function expand(x: Tensor, shape: readonly Dim[]): Tensor {
   return sameShape(x.shape, shape) ? x : apply(expandOp, [x], { shape });
 }
 
+/** Rows added up as a product with ones: the runtime's own sum over the first axis is slower, and slows with threads. */
+function sumOfRows(context: EmitContext, x: Tensor, name: string): string[] {
+  const one = context.constant(hostTensor('float32', [1], [1]));
+  const [ones] = context.node('Expand', [one, context.shape([1, x.shape[0]!])]);
+  return context.node('MatMul', [ones!, name]);
+}
+
 const sumOp: Op = {
   name: 'ReduceSum',
   acceptsBroadcastCotangent: true,
@@ -131,6 +138,10 @@ const sumOp: Op = {
   emit: (context, node, [x]) => {
     const axes = node.attributes.axes as number[];
     const over = context.constant(hostTensor('int64', [axes.length], axes));
+    const [from] = node.inputs as [Tensor];
+    if (!context.portable && from.dtype === 'float32' && from.rank === 2 && axes.length === 1 && axes[0] === 0) {
+      return sumOfRows(context, from, x!);
+    }
     return wideSum(context, node.inputs[0]!.dtype, [x!], ([value]) =>
       context.node('ReduceSum', [value!, over], { keepdims: 1 }),
     );

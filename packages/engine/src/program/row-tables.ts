@@ -31,7 +31,7 @@ export class RowTables {
   ) {}
 
   /**
-   * @param start  start values of a whole state; those of the tables are copied
+   * @param start  start values of a whole state; those of the tables become their own
    * @param tables the batch input (int64) that names the rows, by table
    * @throws EngineError ARGUMENT_INVALID when a table or an input is not there
    */
@@ -51,7 +51,7 @@ export class RowTables {
       }
       for (const [name, value] of Object.entries(start)) {
         if (name !== `param/${table}` && !name.startsWith(`optimizer/${table}/`)) continue;
-        values.set(name, { ...value, data: value.data.slice() });
+        values.set(name, value);
         inputOf.set(name, input);
       }
     }

@@ -1,6 +1,7 @@
 import type { DeviceTensor, SessionOptions } from '#backend';
-import { runSession, toHost } from '#backend';
+import { runInto, runSession, stoppingBeforeCopies, toDevice, toHost } from '#backend';
 import type { HostTensor } from '../host-tensor.js';
+import { zeros } from '../host-tensor.js';
 import type { Named } from '../optim/optimizer.js';
 import type { Tensor, TensorSpec } from '../tensor.js';
 import { allFinite, findNan } from './debug-nans.js';
@@ -11,7 +12,7 @@ import type { ProfiledProgram } from './profile.js';
 import type { SharedSession } from './session-cache.js';
 import { shareSession } from './session-cache.js';
 import type { ProgramState } from './state.js';
-import { type Sizes, sizesOf, symbolsOf, Variants } from './variants.js';
+import { type Sizes, sizesOf, symbolsOf, Variants, withSizes } from './variants.js';
 
 /** What a traced program over a state is made of. */
 export interface StateTrace {
@@ -45,10 +46,29 @@ interface Opened {
   readonly reads: readonly string[];
   readonly writes: readonly string[];
   readonly results: readonly string[];
+  /** Everything that a run makes is written where it shall stand. */
+  readonly inPlace: boolean;
   readonly shared: SharedSession;
 }
 
 type Given = Readonly<Record<string, DeviceTensor>>;
+
+async function runOpened(
+  { graph, inPlace, shared }: Opened,
+  feeds: Given,
+  fetches: Record<string, DeviceTensor | null>,
+) {
+  if (!inPlace) return runSession(shared.session, feeds, fetches);
+  const dims = new Map(Object.entries(feeds).map(([name, { dims }]) => [name, { shape: dims }]));
+  const sizes = sizesOf(new Map(Object.entries(graph.inputs)), dims);
+  const places = Object.entries(fetches).map(([name, tensor]): [string, DeviceTensor] => {
+    const { dtype, shape } = withSizes(graph.outputs[name]!, sizes);
+    return [name, tensor ?? toDevice(zeros(dtype, shape as number[]))];
+  });
+  const outputs = Object.fromEntries(places);
+  await runInto(shared.session, feeds, outputs);
+  return outputs;
+}
 
 /** A program that reads and writes values which stay where they are. */
 export class StateProgram {
@@ -71,10 +91,13 @@ export class StateProgram {
       const outputs = { ...prefixed(trace.writes, 'new'), ...prefixed(trace.results, 'result') };
       const graph = { name, backend: options.backend, inputs: { ...trace.reads, ...trace.given }, outputs };
       const { model } = emitGraph(graph);
-      const resident = state.resident(Object.keys(trace.writes));
-      const shared = await shareSession(model, { ...session(options), resident });
+      const written = Object.keys(trace.writes);
+      const resident = state.resident(written);
+      const inPlace = written.length > 0 && state.hasPlaces(written);
+      const whole = inPlace ? stoppingBeforeCopies(model) : model;
+      const shared = await shareSession(whole, { ...session(options), resident });
       const [reads, writes, results] = [trace.reads, trace.writes, trace.results].map(Object.keys);
-      return { graph, reads: reads!, writes: writes!, results: results!, shared };
+      return { graph, reads: reads!, writes: writes!, results: results!, inPlace, shared };
     };
     const specs = new Map(Object.entries(sized.specs));
     const symbols = symbolsOf(specs.values());
@@ -96,11 +119,12 @@ export class StateProgram {
     accept?: (results: Named<HostTensor>, writes: readonly string[]) => readonly string[],
   ): Promise<Record<string, HostTensor>> {
     const sizes = this.sizes(given);
-    return this.variants.use(sizes, async ({ graph, reads, writes, results: names, shared }) => {
+    return this.variants.use(sizes, async (opened) => {
+      const { graph, reads, writes, results: names } = opened;
       const feeds = { ...given, ...this.state.feeds(reads) };
       const fetches: Record<string, DeviceTensor | null> = this.state.fetches(writes);
       for (const name of names) fetches[`result/${name}`] = null;
-      const outputs = await runSession(shared.session, feeds, fetches);
+      const outputs = await runOpened(opened, feeds, fetches);
       const results = Object.fromEntries(names.map((name) => [name, toHost(outputs[`result/${name}`]!)]));
       const accepted = accept ? accept(results, writes) : writes;
       // What is not accepted was meant to be thrown away: an overflow of scaled gradients, for example.

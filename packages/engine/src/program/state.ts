@@ -27,11 +27,12 @@ export class ProgramState {
     private readonly options: SessionOptions,
   ) {}
 
-  /** @param values start values; copied */
+  /** @param values start values; they become the state's own */
   static async create(values: Named<HostTensor>, options: SessionOptions = {}): Promise<ProgramState> {
     const pairs = new Map<string, Pair>();
-    for (const [name, { dtype, shape, data }] of Object.entries(values)) {
-      const current = await upload({ dtype, shape, data: data.slice() }, options);
+    for (const [name, value] of Object.entries(values)) {
+      const { dtype, shape } = value;
+      const current = await upload(value, options);
       const spare = residence(options.backend, dtype) === 'preallocated' ? toDevice(zeros(dtype, shape)) : null;
       pairs.set(name, { current, spare });
     }
@@ -46,6 +47,11 @@ export class ProgramState {
 
   get names(): readonly string[] {
     return [...this.pairs.keys()];
+  }
+
+  /** Whether a run can write all of these where they shall stand. */
+  hasPlaces(names: readonly string[]): boolean {
+    return names.every((name) => this.pair(name).spare !== null);
   }
 
   /** What a run reads, by name. */

@@ -93,14 +93,15 @@ export function stateInputs(start: Named<TensorSpec>, ...words: readonly string[
   return Object.fromEntries(wanted.map(([name, value]) => [name, placeholder(name, value)]));
 }
 
-/** Step count, weights, what the optimiser remembers, and the loss scale. */
+/** Step count, weights (copied), what the optimiser remembers, and the loss scale. */
 export function startState(params: Named<HostTensor>, options: UpdateOptions): Record<string, HostTensor> {
   const { optimizer } = options;
   const scaling = lossScaleOf(options);
+  const copies = Object.fromEntries(Object.entries(params).map(([name, p]) => [name, { ...p, data: p.data.slice() }]));
   return {
     ...(scaling && startLossScale(scaling)),
     step: zeros('int64', []),
-    ...prefixed(params, 'param'),
+    ...prefixed(copies, 'param'),
     ...prefixed(optimizer.init(params), 'optimizer'),
   };
 }
