@@ -123,6 +123,7 @@ async function ourStep(batch: number): Promise<Contender> {
     optimizer: sgd({ momentum: 0.9 }),
     schedule: constantRate(0.01),
     threads,
+    planMemory: true,
   });
   const given = {
     images: hostTensor('float32', [batch, 3, side, side], normals(batch * 3 * side * side, 1)),

@@ -32,7 +32,7 @@ export async function openSession(model: Uint8Array | string, options: OpenOptio
       graphOptimizationLevel: 'all',
       extra: extraOptions(options),
       logSeverityLevel: 3,
-      enableMemPattern: false, // a second arena beside the first, of the same size, for 3 % of the time
+      enableMemPattern: options.planMemory ?? false,
       ...(options.profilePrefix ? { enableProfiling: true, profileFilePrefix: options.profilePrefix } : {}),
       ...(threads ? { intraOpNumThreads: threads } : {}),
       ...(backend === 'webgpu' && resident.length > 0

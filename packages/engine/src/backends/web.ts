@@ -79,7 +79,7 @@ export async function openSession(model: Uint8Array | string, options: OpenOptio
       graphOptimizationLevel: 'all',
       extra: extraOptions(options),
       logSeverityLevel: 3,
-      enableMemPattern: false,
+      enableMemPattern: options.planMemory ?? false,
       ...(backend === 'webgpu' && resident.length > 0
         ? { preferredOutputLocation: Object.fromEntries(resident.map((name) => [name, 'gpu-buffer' as const])) }
         : {}),

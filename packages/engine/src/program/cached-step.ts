@@ -92,7 +92,7 @@ export class CachedStep<B extends Named<TensorSpec>, T extends Named<TensorSpec>
     const options = underPolicy(given);
     const { params, frozen = {}, batch, targets = {} as T } = options;
     const start = { ...startState(params, options), ...startSums(params) };
-    const where = { backend: options.backend, threads: options.threads };
+    const where = { backend: options.backend, threads: options.threads, planMemory: options.planMemory };
     const state = await ProgramState.create(start, where);
     const open = (name: string, trace: StateTrace) => StateProgram.open(name, state, trace, where);
     const encoding = traceEncode(options, start);

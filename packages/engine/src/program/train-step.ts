@@ -126,7 +126,7 @@ export class TrainStep<B extends Named<TensorSpec>> {
     }
     const values = { ...startState(params, options), ...(accumulate && startSums(params)) };
     const tables = options.rows && RowTables.of(values, options.rows, batch);
-    const where = { backend: options.backend, threads: options.threads };
+    const where = { backend: options.backend, threads: options.threads, planMemory: options.planMemory };
     const state = await ProgramState.create(tables ? tables.others(values) : values, where);
     const start: Named<TensorSpec> = { ...values, ...tables?.specs() };
     const open = (name: string, trace: StateTrace | SizedTrace) =>
