@@ -71,6 +71,27 @@ describe('tables of which a step touches the rows its batch names', () => {
     for (const name of Object.keys(wanted)) expect(bytes(found[name]!).equals(bytes(wanted[name]!))).toBe(true);
   });
 
+  test('go with half precision: loss scaling, a skipped step, the shadow check', async () => {
+    const half = { rows: { table: 'ids' }, precision: e.float16Compute } as const;
+    await using exact = await makeStep({ rows: { table: 'ids' } });
+    await using scaled = await makeStep(half);
+    for (const ids of [
+      [1, 2],
+      [2, 3, 3],
+      [4, 1],
+    ]) {
+      const wanted = await exact.run(given(ids));
+      const found = await scaled.run(given(ids));
+      expect(found.skipped).toBe(false);
+      expect(Math.abs(found.loss - wanted.loss)).toBeLessThan(0.01 * wanted.loss);
+    }
+    await using overflowing = await makeStep({ ...half, shadow: false, lossScale: { init: 2 ** 126 } });
+    const before = await overflowing.params();
+    expect((await overflowing.run(given([1, 2]))).skipped).toBe(true);
+    const after = await overflowing.params();
+    for (const name of Object.keys(before)) expect(bytes(after[name]!).equals(bytes(before[name]!))).toBe(true);
+  });
+
   test('refuse what cannot be', async () => {
     await expect(makeStep({ rows: { tables: 'ids' } })).rejects.toThrow('there is no trained table "tables"');
     await expect(makeStep({ rows: { table: 'id' as 'ids' } })).rejects.toThrow('"id", which names rows of "table"');
