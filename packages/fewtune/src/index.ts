@@ -13,6 +13,12 @@ export { bootstrapInterval, type PairedComparison, pairedBootstrap } from './eva
 export { expectedCalibrationError, fitTemperature, softmaxRows } from './evaluation/calibration.js';
 export { accuracy, macroF1, perClass } from './evaluation/metrics.js';
 export { CachedFeatures, type FeatureOptions } from './methods/features.js';
+export { type AdaptedModel, Maml, type MamlOptions } from './methods/meta/maml.js';
+export type { Examples, MetaLoss, MetaModel, MetaTask } from './methods/meta/meta-model.js';
+export type { MetaTrainEvent, MetaTrainOptions, MetaTrainResult, TaskBatches } from './methods/meta/meta-train.js';
+export { type MlpOptions, mlp } from './methods/meta/mlp.js';
+export type { Run } from './methods/meta/progress.js';
+export { type MamlVariant, mamlVariants } from './methods/meta/task-loss.js';
 export type { FeatureSource, FitContext, Fitted, Labelled, Method, MethodName } from './methods/method.js';
 export { methodNames } from './methods/method.js';
 export { methods, parseOptions } from './methods/registry.js';

@@ -1,0 +1,163 @@
+import { type HostTensor, hostTensor } from '@fewtune/engine';
+import { describe, expect, test } from 'vitest';
+import { createRandom, type Random } from '../../data/random.js';
+import { Maml } from './maml.js';
+import type { Examples, MetaTask } from './meta-model.js';
+import { stepShares } from './meta-train.js';
+import { mlp } from './mlp.js';
+
+const ways = 3;
+const inputs = 6;
+
+/** Only the first two of six numbers tell a task's classes apart; the noise in the others is as large. */
+function clusterTask(random: Random, shots: number, queries: number): MetaTask {
+  const means = Array.from({ length: ways }, () => [random.gaussian() * 2, random.gaussian() * 2]);
+  const draw = (each: number): Examples => {
+    const rows = Array.from({ length: ways * each }, (_, row) => Math.floor(row / each));
+    const x = rows.flatMap((way) =>
+      Array.from({ length: inputs }, (_, i) => (means[way]![i] ?? 0) + random.gaussian() * (i < 2 ? 0.4 : 2)),
+    );
+    return { x: hostTensor('float32', [rows.length, inputs], x), y: hostTensor('int64', [rows.length], rows) };
+  };
+  return { support: draw(shots), query: draw(queries) };
+}
+
+const tasks = (seed: number, count: number, shots = 2, queries = 5) => {
+  const random = createRandom(seed);
+  return Array.from({ length: count }, () => clusterTask(random, shots, queries));
+};
+
+const batches = (seed: number, count: number, size = 4) =>
+  Array.from({ length: count }, (_, i) => tasks(seed * 1000 + i, size));
+
+function accuracyOf(probabilities: HostTensor, y: HostTensor): number {
+  const values = probabilities.data as Float32Array;
+  const right = [...(y.data as BigInt64Array)].filter((label, row) => {
+    const own = values.subarray(row * ways, (row + 1) * ways);
+    return own.indexOf(Math.max(...own)) === Number(label);
+  });
+  return right.length / y.data.length;
+}
+
+async function meanAccuracy(maml: Maml, unseen: readonly MetaTask[], steps?: number): Promise<number> {
+  let sum = 0;
+  for (const { support, query } of unseen) {
+    const adapted = await maml.adapt({ support }, { steps });
+    sum += accuracyOf(await adapted.predict(query.x), query.y);
+  }
+  return sum / unseen.length;
+}
+
+const model = mlp({ inputs, hidden: [16], outputs: ways, seed: 3 });
+const unseen = tasks(99, 60, 2, 10);
+
+/** BOIL may not touch its head, and Reptile sees no query: both learn less from so few tasks. */
+describe.each([
+  ['maml', 4, {}],
+  ['fomaml', 4, {}],
+  ['anil', 4, {}],
+  ['boil', 4, {}],
+  ['meta-sgd', 4, {}],
+  ['maml++', 10, {}], // first-order and multi-step epochs, then neither
+  ['reptile', 4, { metaLr: 0.3 }],
+] as const)('%s', (variant, epochs, more) => {
+  test('learns to learn: unseen tasks after adaptation, against before it and against no meta-training', async () => {
+    await using maml = new Maml({ model, variant, innerLr: 0.1, innerSteps: 3, metaLr: 0.01, ...more });
+    const untrained = await meanAccuracy(maml, unseen);
+    const { steps, epochLosses } = await maml.metaTrain(batches(1, 200 / epochs), { epochs }).result;
+    expect(steps).toBe(200);
+    expect(epochLosses.at(-1)).toBeLessThan(epochLosses[0]!);
+    const [before, after] = [await meanAccuracy(maml, unseen, 0), await meanAccuracy(maml, unseen)];
+    expect(after).toBeGreaterThan(before + 0.2);
+    expect(after).toBeGreaterThan(untrained + 0.05);
+  });
+});
+
+const small = { model, innerLr: 0.1, innerSteps: 2, metaLr: 0.01 };
+const changed = (a: HostTensor, b: HostTensor) => a.data.some((value, i) => value !== b.data[i]);
+
+test.each([
+  ['anil', ['head.bias', 'head.weight']],
+  ['boil', ['layer0.bias', 'layer0.weight']],
+] as const)('%s adapts its own weights only', async (variant, names) => {
+  await using maml = new Maml({ ...small, variant });
+  const { weights } = await maml.adapt(unseen[0]!);
+  const moved = Object.keys(weights).filter((name) => changed(weights[name]!, model.weights[name]!));
+  expect(moved.sort()).toEqual(names);
+});
+
+test('the same tasks give the same weights; events are there for a late reader', async () => {
+  const learn = async () => {
+    await using maml = new Maml(small);
+    const run = maml.metaTrain(batches(2, 5));
+    await run.result;
+    const steps: number[] = [];
+    for await (const { step } of run) steps.push(step);
+    expect(steps).toEqual([1, 2, 3, 4, 5]);
+    return maml.weights;
+  };
+  expect(await learn()).toEqual(await learn());
+});
+
+describe('bad input', () => {
+  test('a rate that diverges stops the run, and the weights stay what they were', async () => {
+    await using maml = new Maml({ ...small, innerLr: 1e30 });
+    const run = maml.metaTrain(batches(3, 3));
+    await expect(run.result).rejects.toMatchObject({
+      code: 'LOSS_NOT_FINITE',
+      message: expect.stringContaining('Lower innerLr'),
+    });
+    expect(maml.weights).toEqual(model.weights);
+    await expect(maml.adapt(unseen[0]!, { steps: 5 })).rejects.toMatchObject({ code: 'LOSS_NOT_FINITE' });
+  });
+
+  test('an interrupted run keeps what it had learned', async () => {
+    await using maml = new Maml(small);
+    const stop = new AbortController();
+    const run = maml.metaTrain(batches(3, 5), {
+      signal: stop.signal,
+      onProgress: ({ step }) => step === 2 && stop.abort(),
+    });
+    await expect(run.result).rejects.toMatchObject({ code: 'INTERRUPTED' });
+    await using other = new Maml(small);
+    await other.metaTrain(batches(3, 2)).result;
+    expect(maml.weights).toEqual(other.weights);
+  });
+
+  const labelled = (y: readonly number[], x = model.weights['layer0.weight']!.shape[1]!): Examples => ({
+    x: hostTensor('float32', [y.length, x], new Float32Array(y.length * x)),
+    y: hostTensor('int64', [y.length], y),
+  });
+  test.each([
+    ['no support', { support: labelled([]), query: labelled([0]) }, 'ROWS_EMPTY'],
+    ['a label beyond the ways', { support: labelled([0, 3]), query: labelled([0]) }, 'LABEL_UNKNOWN'],
+    ['queries of another size', { support: labelled([0]), query: labelled([0], 4) }, 'OPTION_INVALID'],
+  ])('%s', async (_, task, code) => {
+    await using maml = new Maml(small);
+    await expect(maml.metaTrain([[task]]).result).rejects.toMatchObject({ code });
+  });
+
+  test.each([
+    ['innerLr is 0', { innerLr: 0 }],
+    ['innerSteps is 1.5', { innerSteps: 1.5 }],
+    ['one of maml, fomaml', { variant: 'mamal' as 'maml' }],
+    ['no weight to adapt', { variant: 'anil' as const, model: { ...model, headNames: [] } }],
+  ])('options: %s', (message, wrong) => {
+    expect(() => new Maml({ ...small, ...wrong })).toThrow(message);
+  });
+
+  test('no task in a batch, no batch in an epoch, no end to the cosine', async () => {
+    await using maml = new Maml(small);
+    await expect(maml.metaTrain([[]]).result).rejects.toMatchObject({ code: 'ROWS_EMPTY' });
+    await expect(maml.metaTrain([]).result).rejects.toMatchObject({ code: 'ROWS_EMPTY' });
+    await using plus = new Maml({ ...small, variant: 'maml++' });
+    await expect(plus.metaTrain(() => batches(1, 2)).result).rejects.toThrow('batchesPerEpoch');
+  });
+});
+
+test('shares of MAML++’s multi-step loss sum to 1 and end at the last step', () => {
+  const [first, late] = [stepShares(5, 0, 100), stepShares(5, 10, 100)];
+  expect([...first]).toEqual(Array.from({ length: 5 }, () => expect.closeTo(0.2, 6)));
+  expect(late[0]).toBeCloseTo(0.006, 6);
+  expect(late[4]).toBeCloseTo(0.976, 6);
+});

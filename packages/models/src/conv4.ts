@@ -1,0 +1,153 @@
+import {
+  batchNorm,
+  conv,
+  elementCount,
+  type HostTensor,
+  hostTensor,
+  linear,
+  maxPool,
+  type Named,
+  relu,
+  reshape,
+  type Tensor,
+} from '@fewtune/engine';
+
+export interface Conv4Options {
+  /** Of the images; 1 (grey) when left out. */
+  readonly channels?: number;
+  /** Height and width of the images; 28 when left out, as in the Omniglot protocol. */
+  readonly size?: number;
+  /** Filters of each block; 64 when left out. */
+  readonly filters?: number;
+  /**
+   * How a block halves its image: pooling after the convolution (Vinyals et al. 2016), or a convolution that steps by
+   * two, as MAML's own Omniglot network (Finn et al. 2017, section 5.2). `max-pool` when left out.
+   */
+  readonly variant?: Conv4Variant;
+  /** Outputs of the linear head; without it there is none, and `forward` returns features. */
+  readonly ways?: number;
+  readonly seed?: number;
+}
+
+export type Conv4Variant = 'max-pool' | 'stride-2';
+
+export interface Conv4 {
+  /** `conv<i>.weight` [filters, in, 3, 3], `conv<i>.bias`, `norm<i>.weight`, `norm<i>.bias` [filters]; `head.weight`, `head.bias`. */
+  readonly weights: Readonly<Record<string, HostTensor>>;
+  readonly headNames: readonly string[];
+  /** Numbers an image becomes: filters × the places that are left after four halvings. */
+  readonly featureSize: number;
+  /** What `forward` returns a row: the ways, or the feature size where there is no head. */
+  readonly outputs: number;
+  /**
+   * images [n, channels, size, size] → [n, featureSize]. Normalised by the statistics of `reference` (images of the same
+   * kind) when given; else by those of the images themselves, so that each image's features depend on the others.
+   */
+  features(weights: Named<Tensor>, images: Tensor, reference?: Tensor): Tensor;
+  /** images [n, channels, size, size] → logits [n, ways] */
+  forward(weights: Named<Tensor>, images: Tensor, reference?: Tensor): Tensor;
+}
+
+const blocks = 4;
+
+/**
+ * Conv4, the small backbone of few-shot learning: four times 3 × 3 convolution, batch normalisation, ReLU, and a halving.
+ * Vinyals et al. 2016, section 4.1, arXiv:1606.04080. Weights start after He et al. 2015 (arXiv:1502.01852), seeded.
+ *
+ * @throws RangeError when the images are too small to be halved four times
+ */
+export function conv4(options: Conv4Options = {}): Conv4 {
+  const { channels = 1, size = 28, filters = 64, variant = 'max-pool', ways, seed = 7 } = options;
+  const side = sideAfter(size, variant);
+  if (side < 1) throw new RangeError(`conv4: images of ${size} × ${size} cannot be halved four times; use 16 or more`);
+  const featureSize = filters * side * side;
+
+  const features = (weights: Named<Tensor>, images: Tensor, reference?: Tensor): Tensor => {
+    let x = images;
+    let other = reference;
+    for (let block = 0; block < blocks; block++) [x, other] = applyBlock(weights, block, variant, x, other);
+    return reshape(x, [x.shape[0]!, featureSize]);
+  };
+  const head = (weights: Named<Tensor>, x: Tensor) =>
+    ways === undefined ? x : linear(x, weights['head.weight']!, weights['head.bias']!);
+  return {
+    weights: startWeights({ channels, filters, featureSize, ways, seed }),
+    headNames: ways === undefined ? [] : ['head.weight', 'head.bias'],
+    featureSize,
+    outputs: ways ?? featureSize,
+    features,
+    forward: (weights, images, reference) => head(weights, features(weights, images, reference)),
+  };
+}
+
+/** Both image batches [n, in, h, w] through one block, normalised by the statistics of `reference` if there is one. */
+function applyBlock(
+  weights: Named<Tensor>,
+  block: number,
+  variant: Conv4Variant,
+  images: Tensor,
+  reference?: Tensor,
+): [Tensor, Tensor | undefined] {
+  const stride = variant === 'stride-2' ? 2 : 1;
+  const convolved = (x: Tensor) =>
+    conv(x, weights[`conv${block}.weight`]!, weights[`conv${block}.bias`]!, { padding: 1, stride });
+  const [scale, bias] = [weights[`norm${block}.weight`]!, weights[`norm${block}.bias`]!];
+  const rest = (x: Tensor) => (variant === 'stride-2' ? relu(x) : maxPool(relu(x), { kernel: 2 }));
+  if (!reference) return [rest(batchNorm(convolved(images), scale, bias).y), undefined];
+  const { y, statistics } = batchNorm(convolved(reference), scale, bias);
+  return [rest(batchNorm(convolved(images), scale, bias, { statistics }).y), rest(y)];
+}
+
+/** Pooling drops an odd last row, a padded convolution that steps by two keeps it. */
+function sideAfter(size: number, variant: Conv4Variant): number {
+  let side = size;
+  for (let block = 0; block < blocks; block++) side = variant === 'stride-2' ? Math.ceil(side / 2) : side >> 1;
+  return side;
+}
+
+interface StartOptions {
+  readonly channels: number;
+  readonly filters: number;
+  readonly featureSize: number;
+  readonly ways: number | undefined;
+  readonly seed: number;
+}
+
+function startWeights({ channels, filters, featureSize, ways, seed }: StartOptions): Record<string, HostTensor> {
+  const normal = normalSource(seed);
+  const weights: Record<string, HostTensor> = {};
+  /** Standard deviation √(2 / fan-in). */
+  const he = (shape: readonly number[]) => {
+    const deviation = Math.sqrt(2 / elementCount(shape.slice(1)));
+    return hostTensor(
+      'float32',
+      shape,
+      Float32Array.from({ length: elementCount(shape) }, () => normal() * deviation),
+    );
+  };
+  const filled = (length: number, value: number) =>
+    hostTensor('float32', [length], new Float32Array(length).fill(value));
+  for (let block = 0; block < blocks; block++) {
+    weights[`conv${block}.weight`] = he([filters, block === 0 ? channels : filters, 3, 3]);
+    weights[`conv${block}.bias`] = filled(filters, 0);
+    weights[`norm${block}.weight`] = filled(filters, 1);
+    weights[`norm${block}.bias`] = filled(filters, 0);
+  }
+  if (ways !== undefined) {
+    weights['head.weight'] = he([ways, featureSize]);
+    weights['head.bias'] = filled(ways, 0);
+  }
+  return weights;
+}
+
+/** Standard normal numbers of a seed: Box and Muller on mulberry32. */
+function normalSource(seed: number): () => number {
+  let state = seed | 0;
+  const uniform = () => {
+    state = (state + 0x6d2b79f5) | 0;
+    let z = Math.imul(state ^ (state >>> 15), state | 1);
+    z ^= z + Math.imul(z ^ (z >>> 7), z | 61);
+    return ((z ^ (z >>> 14)) >>> 0) / 2 ** 32;
+  };
+  return () => Math.sqrt(-2 * Math.log(1 - uniform())) * Math.cos(2 * Math.PI * uniform());
+}
