@@ -1,9 +1,12 @@
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { type HostTensor, hostTensor } from '@fewtune/engine';
-import { describe, expect, test } from 'vitest';
+import { afterAll, describe, expect, test } from 'vitest';
 import { createRandom, type Random } from '../../data/random.js';
 import { Maml } from './maml.js';
 import type { Examples, MetaTask } from './meta-model.js';
-import { stepShares } from './meta-train.js';
+import { type MetaTrainEvent, stepShares } from './meta-train.js';
 import { mlp } from './mlp.js';
 
 const ways = 3;
@@ -97,6 +100,86 @@ test('the same tasks give the same weights; events are there for a late reader',
     return maml.weights;
   };
   expect(await learn()).toEqual(await learn());
+});
+
+test('sine waves of unseen amplitude and phase: ten points and five steps (Finn et al. 2017, section 5.1)', async () => {
+  const wave = (random: Random): MetaTask => {
+    const [amplitude, phase] = [0.1 + 4.9 * random.next(), Math.PI * random.next()];
+    const draw = (rows: number): Examples => {
+      const x = Float32Array.from({ length: rows }, () => 10 * random.next() - 5);
+      const y = x.map((at) => amplitude * Math.sin(at - phase));
+      return {
+        x: hostTensor(
+          'float32',
+          [rows, 1],
+          x.map((at) => at / 5),
+        ),
+        y: hostTensor('float32', [rows, 1], y),
+      };
+    };
+    return { support: draw(10), query: draw(20) };
+  };
+  const random = createRandom(4);
+  const sine = mlp({ inputs: 1, hidden: [40, 40], outputs: 1, seed: 4 });
+  await using maml = new Maml({ model: sine, innerLr: 0.02, innerSteps: 3, metaLr: 0.003, loss: 'squared-error' });
+  const error = async (steps: number) => {
+    const held = createRandom(77);
+    let sum = 0;
+    for (let i = 0; i < 50; i++) {
+      const { support, query } = wave(held);
+      const { data } = await (await maml.adapt({ support }, { steps })).predict(query.x);
+      sum += (query.y.data as Float32Array).reduce((total, y, row) => total + (y - Number(data[row])) ** 2, 0) / 20;
+    }
+    return sum / 50;
+  };
+  const untrained = await error(5);
+  await maml.metaTrain(() => Array.from({ length: 500 }, () => Array.from({ length: 8 }, () => wave(random)))).result;
+  const [before, after] = [await error(0), await error(5)];
+  expect(after).toBeLessThan(before / 3);
+  expect(after).toBeLessThan(untrained / 3);
+});
+
+describe('checkpoints', () => {
+  const folder = mkdtempSync(join(tmpdir(), 'fewtune-maml-'));
+  afterAll(() => rmSync(folder, { recursive: true }));
+  const path = join(folder, 'run.safetensors');
+  const given = batches(5, 6);
+
+  test.each(['maml', 'maml++', 'meta-sgd'] as const)(
+    '%s: a resumed run ends where an unbroken one does, to the bit',
+    async (variant) => {
+      const [epochs, options] = [3, { ...small, variant }];
+      await using whole = new Maml(options);
+      const expected = await whole.metaTrain(given, { epochs }).result;
+      await using broken = new Maml(options);
+      const stop = new AbortController();
+      const onProgress = ({ step }: MetaTrainEvent) => step === 9 && stop.abort();
+      const run = broken.metaTrain(given, { epochs, checkpoint: { path, every: 4 }, signal: stop.signal, onProgress });
+      await expect(run.result).rejects.toMatchObject({ code: 'INTERRUPTED' });
+      await using resumed = new Maml(options);
+      const again = resumed.metaTrain(given, { epochs, resume: path });
+      expect(await again.result).toEqual(expected);
+      expect(resumed.weights).toEqual(whole.weights);
+      for await (const { step } of again) {
+        expect(step).toBe(9); // the checkpoint is of step 8
+        break;
+      }
+    },
+  );
+
+  test('of another configuration, of no run, or not there', async () => {
+    await using maml = new Maml(small);
+    await maml.metaTrain(given, { epochs: 1, checkpoint: { path } }).result;
+    const resume = (more: object, from = path) =>
+      new Maml({ ...small, ...more }).metaTrain(given, { resume: from }).result;
+    await expect(resume({ innerLr: 0.2, innerSteps: 3 })).rejects.toThrow('innerLr 0.1, not 0.2; innerSteps 2, not 3');
+    await expect(resume({ model: mlp({ inputs, hidden: [8], outputs: ways }) })).rejects.toThrow('other weights');
+    await expect(resume({}, `${path}.gone`)).rejects.toMatchObject({ code: 'FILE_NOT_FOUND' });
+    writeFileSync(join(folder, 'cut'), readFileSync(path).subarray(0, 100));
+    await expect(resume({}, join(folder, 'cut'))).rejects.toMatchObject({ code: 'FILE_UNREADABLE' });
+    const nowhere = maml.metaTrain(given, { checkpoint: { path: join(folder, 'no', 'folder') } });
+    await expect(nowhere.result).rejects.toMatchObject({ code: 'OUTPUT_UNWRITABLE' });
+  });
 });
 
 describe('bad input', () => {

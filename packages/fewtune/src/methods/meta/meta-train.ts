@@ -1,19 +1,9 @@
-import {
-  adamW,
-  constantRate,
-  cosineDecay,
-  type HostTensor,
-  hostTensor,
-  type Named,
-  scalar,
-  sgd,
-  type TensorSpec,
-  type TrainStep,
-  trainStep,
-} from '@fewtune/engine';
+import type { HostTensor, Named } from '@fewtune/engine';
 import { FewtuneError, throwIfAborted } from '../../errors.js';
-import { checkExamples, type MetaModel, type MetaTask } from './meta-model.js';
-import { type BilevelOptions, type Phase, taskLoss } from './task-loss.js';
+import { type Progress, readCheckpoint, writeCheckpoint } from './meta-checkpoint.js';
+import type { MetaTask } from './meta-model.js';
+import { type Bilevel, Programs } from './meta-step.js';
+import type { Phase } from './task-loss.js';
 
 /** Batches of tasks, for every epoch the same or made anew; each batch is one step of the meta-learner. */
 export type TaskBatches =
@@ -25,6 +15,13 @@ export interface MetaTrainOptions {
   readonly epochs?: number;
   /** Batches of an epoch. MAML++ needs it for its cosine rate, unless the batches are an array. */
   readonly batchesPerEpoch?: number;
+  /** Where the run's state is kept (a safetensors file), and after how many steps; after every epoch when left out. */
+  readonly checkpoint?: { readonly path: string; readonly every?: number };
+  /**
+   * A checkpoint to go on from, of a run with the same options. The result is that of a run without a break where the
+   * batches are the same: an array, or a function of the epoch alone.
+   */
+  readonly resume?: string;
   readonly signal?: AbortSignal;
   readonly onProgress?: (event: MetaTrainEvent) => void;
 }
@@ -33,7 +30,7 @@ export interface MetaTrainEvent {
   /** From 1. */
   readonly epoch: number;
   readonly epochs: number;
-  /** Steps of the meta-learner since this run began. */
+  /** Steps of the meta-learner, with those before a resumed checkpoint. */
   readonly step: number;
   /** Mean query loss of the batch's tasks after adaptation, before the step. */
   readonly loss: number;
@@ -47,15 +44,6 @@ export interface MetaTrainResult {
   /** Mean query loss of each epoch. */
   readonly epochLosses: readonly number[];
 }
-
-/** All that a run reads. */
-export interface Bilevel extends BilevelOptions {
-  readonly model: MetaModel;
-  readonly metaLr: number;
-  readonly threads?: number;
-}
-
-type Step = TrainStep<Named<TensorSpec>>;
 
 /**
  * The outer loop. Each task is a micro-batch of one compiled step: a batch may hold any number of tasks, and memory is
@@ -72,9 +60,11 @@ export async function metaTrain(
   options: MetaTrainOptions,
   onStep: (event: MetaTrainEvent) => void,
 ): Promise<{ params: Named<HostTensor>; result?: MetaTrainResult; error?: unknown }> {
-  const programs = new Programs(bilevel, params, totalSteps(bilevel, batches, options));
+  const resumed = options.resume === undefined ? undefined : await readCheckpoint(options.resume, bilevel, options);
+  const total = totalSteps(bilevel, batches, options);
+  const programs = new Programs(bilevel, params, total, resumed?.state);
   try {
-    const result = await epochsOf(bilevel, programs, batches, options, onStep);
+    const result = await epochsOf(bilevel, programs, batches, options, resumed?.progress, onStep);
     return { params: await programs.params(), result };
   } catch (error) {
     return { params: await programs.params(), error };
@@ -87,27 +77,38 @@ async function epochsOf(
   bilevel: Bilevel,
   programs: Programs,
   batches: TaskBatches,
-  { epochs = 1, signal }: MetaTrainOptions,
+  options: MetaTrainOptions,
+  from: Progress = { epoch: 0, batches: 0, sum: 0, steps: 0, epochLosses: [] },
   onStep: (event: MetaTrainEvent) => void,
 ): Promise<MetaTrainResult> {
+  const { epochs = 1, signal, checkpoint } = options;
   const started = performance.now();
-  const epochLosses: number[] = [];
-  let step = 0;
-  for (let epoch = 0; epoch < epochs; epoch++) {
+  const epochLosses = [...from.epochLosses];
+  let step = from.steps;
+  const keep = async (epoch: number, batches: number, sum: number) => {
+    const state = await programs.snapshot();
+    if (!checkpoint || !state) return;
+    await writeCheckpoint(checkpoint.path, bilevel, options, { epoch, batches, sum, steps: step, epochLosses }, state);
+  };
+  for (let epoch = from.epoch; epoch < epochs; epoch++) {
     const phase = phaseOf(bilevel, epoch, epochs);
-    let [sum, count] = [0, 0];
+    const done = epoch === from.epoch ? from.batches : 0;
+    let sum = done > 0 ? from.sum : 0;
+    let count = 0;
     for await (const tasks of typeof batches === 'function' ? batches(epoch) : batches) {
+      if (count++ < done) continue;
       throwIfAborted(signal);
       const { loss, lr, skipped } = await programs.run(phase, tasks, stepShares(bilevel.innerSteps, epoch, epochs));
       step++;
       if (skipped || !Number.isFinite(loss)) throw diverged(bilevel, step, loss);
       sum += loss;
-      count++;
+      if (checkpoint?.every && step % checkpoint.every === 0) await keep(epoch, count, sum);
       const order = phase.firstOrder ? 'first' : 'second';
       onStep({ epoch: epoch + 1, epochs, step, loss, lr, order, elapsedMs: performance.now() - started });
     }
     if (count === 0) throw new FewtuneError('ROWS_EMPTY', `epoch ${epoch + 1} has no batch of tasks.`);
     epochLosses.push(sum / count);
+    await keep(epoch + 1, 0, 0);
   }
   return { steps: step, epochLosses };
 }
@@ -151,102 +152,4 @@ function totalSteps({ variant }: Bilevel, batches: TaskBatches, options: MetaTra
     'OPTION_INVALID',
     'maml++ lowers its rate over the run: say batchesPerEpoch, or give an array.',
   );
-}
-
-/** The compiled steps of a run, one a phase, opened when it begins; the state moves on from one to the next. */
-class Programs {
-  private current: { readonly key: string; readonly step: Step } | undefined;
-  private first: MetaTask | undefined;
-
-  constructor(
-    private readonly bilevel: Bilevel,
-    private readonly start: Named<HostTensor>,
-    private readonly steps: number,
-  ) {}
-
-  async run(phase: Phase, tasks: readonly MetaTask[], shares: Float32Array) {
-    if (tasks.length === 0) throw new FewtuneError('ROWS_EMPTY', 'a batch has no task; give it at least one.');
-    this.first ??= tasks[0]!;
-    for (const task of tasks) this.check(task);
-    const step = await this.open(phase, this.first);
-    const stepWeights = hostTensor('float32', [shares.length], shares);
-    return step.run(
-      tasks.map(({ support, query }) => ({
-        supportX: support.x,
-        supportY: support.y,
-        queryX: query.x,
-        queryY: query.y,
-        ...(phase.multiStep && { stepWeights }),
-      })),
-    );
-  }
-
-  async params(): Promise<Named<HostTensor>> {
-    return this.current ? this.current.step.params() : this.start;
-  }
-
-  async dispose(): Promise<void> {
-    await this.current?.step.dispose();
-  }
-
-  private async open(phase: Phase, task: MetaTask): Promise<Step> {
-    const key = JSON.stringify(phase);
-    if (this.current?.key === key) return this.current.step;
-    const step = await openStep(this.bilevel, this.start, phase, task, this.steps);
-    if (this.current) {
-      await step.restore(await this.current.step.snapshot());
-      await this.current.step.dispose();
-    }
-    this.current = { key, step };
-    return step;
-  }
-
-  private check({ support, query }: MetaTask): void {
-    const { loss, model } = this.bilevel;
-    checkExamples('support', support, loss, model.outputs);
-    checkExamples('query', query, loss, model.outputs);
-    const wanted = this.first!.support.x;
-    for (const { x } of [support, query]) {
-      if (x.dtype === wanted.dtype && x.shape.slice(1).join() === wanted.shape.slice(1).join()) continue;
-      throw new FewtuneError(
-        'OPTION_INVALID',
-        `a task's rows are ${x.dtype} [${x.shape.slice(1).join(', ')}], those of the first task ${wanted.dtype} [${wanted.shape.slice(1).join(', ')}]; all tasks must agree.`,
-      );
-    }
-  }
-}
-
-/** Reptile walks along its own direction; the others descend with Adam, as the papers do. */
-function openStep(bilevel: Bilevel, params: Named<HostTensor>, phase: Phase, task: MetaTask, steps: number) {
-  const { model, metaLr, variant, threads } = bilevel;
-  const rows = (of: string, { dtype, shape }: HostTensor): TensorSpec => ({ dtype, shape: [of, ...shape.slice(1)] });
-  const batch: Record<string, TensorSpec> = {
-    supportX: rows('support', task.support.x),
-    supportY: rows('support', task.support.y),
-    queryX: rows('query', task.query.x),
-    queryY: rows('query', task.query.y),
-  };
-  if (phase.multiStep) batch.stepWeights = { dtype: 'float32', shape: [bilevel.innerSteps] };
-  return trainStep<Named<TensorSpec>>({
-    params,
-    frozen: model.frozen,
-    batch,
-    loss: (traced, { frozen, batch }) => {
-      const support = { x: batch.supportX!, y: batch.supportY! };
-      const query = { x: batch.queryX!, y: batch.queryY! };
-      return taskLoss(
-        model,
-        traced,
-        frozen,
-        { support, query, stepWeights: batch.stepWeights },
-        { ...bilevel, ...phase },
-      );
-    },
-    optimizer: variant === 'reptile' ? sgd() : adamW({ weightDecay: 0 }),
-    schedule: variant === 'maml++' ? cosineDecay({ lr: metaLr, steps }) : constantRate(metaLr),
-    accumulate: { weight: () => scalar(1) },
-    // The scale stays 1: wanted is that a step whose gradient is not finite is not taken.
-    lossScale: { init: 1, growth: 1, backoff: 1 },
-    threads,
-  });
 }

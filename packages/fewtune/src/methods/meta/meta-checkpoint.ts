@@ -1,0 +1,82 @@
+import { createHash } from 'node:crypto';
+import { existsSync } from 'node:fs';
+import type { HostTensor, Named } from '@fewtune/engine';
+import { ModelError, readSafetensors, writeSafetensors } from '@fewtune/models';
+import { FewtuneError } from '../../errors.js';
+import type { Bilevel } from './meta-step.js';
+
+/** How far a run has come. */
+export interface Progress {
+  /** The epoch it is in, from 0, and how many of its batches are done. */
+  readonly epoch: number;
+  readonly batches: number;
+  /** Of this epoch's losses so far. */
+  readonly sum: number;
+  readonly steps: number;
+  readonly epochLosses: readonly number[];
+}
+
+interface RunLength {
+  readonly epochs?: number;
+  readonly batchesPerEpoch?: number;
+}
+
+/** Everything that must be the same for a resumed run to be the run it goes on from. */
+function configurationOf(bilevel: Bilevel, { epochs = 1, batchesPerEpoch }: RunLength): Record<string, unknown> {
+  const { variant, innerLr, innerSteps, metaLr, loss, transductive, model } = bilevel;
+  const weights = Object.entries(model.weights).map(([name, { shape }]) => `${name} [${shape.join(', ')}]`);
+  const frozen = createHash('sha256');
+  for (const [name, { data }] of Object.entries(model.frozen ?? {})) {
+    frozen.update(name).update(new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
+  }
+  const own = { variant, innerLr, innerSteps, metaLr, loss, transductive, epochs };
+  return { ...own, batchesPerEpoch: batchesPerEpoch ?? null, weights, frozen: frozen.digest('hex') };
+}
+
+/** Written beside and then renamed, so that a run that is killed leaves the checkpoint before. */
+export async function writeCheckpoint(
+  path: string,
+  bilevel: Bilevel,
+  length: RunLength,
+  progress: Progress,
+  state: Named<HostTensor>,
+): Promise<void> {
+  const configuration = configurationOf(bilevel, length);
+  const metadata = { configuration: JSON.stringify(configuration), progress: JSON.stringify(progress) };
+  try {
+    await writeSafetensors(path, state, metadata);
+  } catch (cause) {
+    throw new FewtuneError('OUTPUT_UNWRITABLE', `the checkpoint cannot be written to ${path}.`, { cause });
+  }
+}
+
+/** @throws FewtuneError FILE_NOT_FOUND, FILE_UNREADABLE; OPTION_INVALID when it is of a run with other options */
+export async function readCheckpoint(
+  path: string,
+  bilevel: Bilevel,
+  length: RunLength,
+): Promise<{ progress: Progress; state: Named<HostTensor> }> {
+  if (!existsSync(path)) throw new FewtuneError('FILE_NOT_FOUND', `there is no checkpoint at ${path}.`);
+  const { tensors, metadata } = await readSafetensors(path).catch((cause: unknown) => {
+    if (!(cause instanceof ModelError)) throw cause;
+    throw new FewtuneError('FILE_UNREADABLE', `${path} is no checkpoint, or is damaged.`, { cause });
+  });
+  if (metadata.configuration === undefined || metadata.progress === undefined) {
+    throw new FewtuneError('FILE_UNREADABLE', `${path} holds tensors, but is no checkpoint of meta-training.`);
+  }
+  const theirs = JSON.parse(metadata.configuration) as Record<string, unknown>;
+  const ours = configurationOf(bilevel, length);
+  const other = Object.keys(ours).filter((key) => JSON.stringify(ours[key]) !== JSON.stringify(theirs[key]));
+  if (other.length > 0) {
+    const each = other.map((key) =>
+      key === 'weights' || key === 'frozen'
+        ? `other ${key} of the model`
+        : `${key} ${JSON.stringify(theirs[key])}, not ${JSON.stringify(ours[key])}`,
+    );
+    throw new FewtuneError(
+      'OPTION_INVALID',
+      `${path} is of a run with ${each.join('; ')}. Use the options it was begun with, or start anew.`,
+    );
+  }
+  return { progress: JSON.parse(metadata.progress) as Progress, state: tensors };
+}
