@@ -11,17 +11,17 @@ import { stopGradient } from './control.js';
 import { pad, slice } from './indexing.js';
 import { reshape } from './shape.js';
 
-export type Window = { kernel: number; stride: number; padding: number };
+type Window = { kernel: number; stride: number; padding: number };
 
 /** [batch, channels, ...sizes] -> [batch, channels, ...windows] */
-export function windows(x: Tensor, { kernel, stride, padding }: Window): Dim[] {
+function windows(x: Tensor, { kernel, stride, padding }: Window): Dim[] {
   const sizes = knownSizes('maxPool', x.shape.slice(2), x.shape).map(
     (size) => Math.floor((size + 2 * padding - kernel) / stride) + 1,
   );
   return [...x.shape.slice(0, 2), ...sizes];
 }
 
-export function poolAttributes(node: Node) {
+function poolAttributes(node: Node) {
   const { kernel, stride, padding } = node.attributes as Window;
   const axes = node.inputs[0]!.rank - 2;
   const each = (value: number, count = axes) => Array<number>(count).fill(value);

@@ -1,5 +1,5 @@
 /** Windows that slide over an image: sizes, strides, paddings and dilations of their own along each axis. */
-import { isSymbolic, product, showShape } from '../dims.js';
+import { knownSizes, product, showShape } from '../dims.js';
 import { EngineError } from '../errors.js';
 import { hostTensor } from '../host-tensor.js';
 import type { Op, Tensor } from '../tensor.js';
@@ -37,22 +37,19 @@ export type Windows = {
   count: number[];
 };
 
-/** @throws EngineError SHAPE_MISMATCH, ARGUMENT_INVALID */
+/** @throws EngineError SHAPE_MISMATCH, SIZE_UNKNOWN, ARGUMENT_INVALID */
 export function windowsOf(what: string, x: Tensor, options: PoolingOptions): Windows {
-  const sizes = x.shape.slice(2);
-  if (sizes.length === 0 || sizes.some(isSymbolic)) {
-    throw new EngineError(
-      'SHAPE_MISMATCH',
-      `${what} takes [batch, channels, ...sizes] with known sizes, not ${showShape(x.shape)}`,
-    );
+  if (x.rank < 3) {
+    throw new EngineError('SHAPE_MISMATCH', `${what} takes [batch, channels, ...sizes], not ${showShape(x.shape)}`);
   }
+  const sizes = knownSizes(what, x.shape.slice(2), x.shape);
   const each = (value: number | readonly number[]) => (typeof value === 'number' ? sizes.map(() => value) : [...value]);
   const kernel = each(options.kernel);
   const [stride, dilation] = [each(options.stride ?? kernel), each(options.dilation ?? 1)];
   const pads = paddingOf(options.padding ?? 0, sizes.length);
   const before = pads.map(([first]) => first);
   const span = kernel.map((size, i) => dilation[i]! * (size - 1) + 1);
-  const count = (sizes as number[]).map((size, i) => {
+  const count = sizes.map((size, i) => {
     const room = size + pads[i]![0] + pads[i]![1] - span[i]!;
     const all = (options.ceilMode ? Math.ceil(room / stride[i]!) : Math.floor(room / stride[i]!)) + 1;
     return options.ceilMode && (all - 1) * stride[i]! >= size + before[i]! ? all - 1 : all;
@@ -64,9 +61,7 @@ export function windowsOf(what: string, x: Tensor, options: PoolingOptions): Win
       `${what}: windows of ${JSON.stringify(options)} do not fit ${showShape(x.shape)}`,
     );
   }
-  const after = (sizes as number[]).map((size, i) =>
-    Math.max(0, (count[i]! - 1) * stride[i]! + span[i]! - size - before[i]!),
-  );
+  const after = sizes.map((size, i) => Math.max(0, (count[i]! - 1) * stride[i]! + span[i]! - size - before[i]!));
   return { kernel, stride, before, after, dilation, count };
 }
 
@@ -99,7 +94,11 @@ const maxPoolOp: Op = {
     const { kernel, stride, before, after, dilation } = node.attributes as Windows;
     const attributes = { kernel_shape: kernel, strides: stride, pads: [...before, ...after], dilations: dilation };
     if (context.backend !== 'webgpu') return context.node('MaxPool', inputs, attributes, { outputs: 2 });
-    const values = largestOf(context, node, inputs[0]!, node.attributes as Windows);
+    // WebGPU's kernel is for images without dilation, and never says the places.
+    const native = kernel.length === 2 && dilation.every((step) => step === 1);
+    const values = native
+      ? context.node('MaxPool', inputs, attributes)[0]!
+      : largestOf(context, node, inputs[0]!, node.attributes as Windows);
     return [values, placesOf(context, node, inputs[0]!, values, node.attributes as Windows)];
   },
   // Ties go to the first, as the runtime and PyTorch decide them.
