@@ -30,8 +30,7 @@ export async function openSession(model: Uint8Array | string, options: OpenOptio
     const native = await ort.InferenceSession.create(model as Uint8Array, {
       executionProviders: [backend],
       graphOptimizationLevel: 'all',
-      // As training settles, gradients and moments sink below 1e-38, and such numbers cost a processor twice the time.
-      extra: { ...extraOptions(options), session: { set_denormal_as_zero: '1' } },
+      extra: extraOptions(options),
       logSeverityLevel: 3,
       enableMemPattern: options.planMemory ?? false,
       ...(options.profilePrefix ? { enableProfiling: true, profileFilePrefix: options.profilePrefix } : {}),
