@@ -152,12 +152,8 @@ export {
   type TracedTree,
 } from './program/program.js';
 export type { ShadowOptions, ShadowReport } from './program/shadow.js';
-export {
-  type AccumulateOptions,
-  type TrainStep,
-  type TrainStepOptions,
-  trainStep,
-} from './program/train-step.js';
+export type { AccumulateOptions, TrainStepOptions } from './program/train-options.js';
+export { type TrainStep, trainStep } from './program/train-step.js';
 export type { HostBatch, StepMetrics, TracedBatch, UpdateOptions } from './program/update.js';
 export { constant, inFloat32, scalar, Tensor, type TensorSpec } from './tensor.js';
 export { checkpoint } from './transforms/checkpoint.js';

@@ -2,13 +2,8 @@ import type { DeviceTensor, SessionOptions } from '#backend';
 import { toDevice, upload } from '#backend';
 import { EngineError } from '../errors.js';
 import type { HostTensor } from '../host-tensor.js';
-import { div, mul, sizeOf } from '../ops/arithmetic.js';
-import { globalNorm } from '../optim/clip.js';
 import type { Named } from '../optim/optimizer.js';
-import type { Tensor, TensorSpec } from '../tensor.js';
-import { scalar } from '../tensor.js';
-import { valueAndGrad } from '../transforms/grad.js';
-import { withPrecision } from '../transforms/precision.js';
+import type { TensorSpec } from '../tensor.js';
 import { warnOfHalfPrecision } from './fallbacks.js';
 import type { MemoryPlan } from './memory.js';
 import type { Profile, ProfileOptions } from './profile.js';
@@ -16,83 +11,27 @@ import { profilePrograms } from './profile.js';
 import { Queue } from './queue.js';
 import type { RowSelection } from './row-tables.js';
 import { RowTables } from './row-tables.js';
-import type { ShadowOptions } from './shadow.js';
 import { Shadow } from './shadow.js';
 import { ProgramState } from './state.js';
 import type { SizedTrace, StateTrace } from './state-program.js';
 import { StateProgram } from './state-program.js';
-import type { HostBatch, StepMetrics, TracedBatch, UpdateOptions } from './update.js';
+import type { TrainStepOptions } from './train-options.js';
+import { tracePart, traceShadow, traceWhole } from './train-traces.js';
+import type { HostBatch, StepMetrics } from './update.js';
 import {
   accepted,
-  addGradients,
-  addLoss,
   batchFeeds,
-  givenInputs,
   mapValues,
   metricsOf,
   packsWeights,
   prefixed,
-  seedOf,
   startState,
   startSums,
-  stateInputs,
   storedWeights,
   traceSumsUpdate,
-  traceUpdate,
   under,
 } from './update.js';
 import { withSizes } from './variants.js';
-
-export interface TrainStepOptions<B extends Named<TensorSpec>> extends SessionOptions, UpdateOptions {
-  /** Start values of the trained weights; copied. */
-  readonly params: Named<HostTensor>;
-  /** Weights that do not change. */
-  readonly frozen?: Named<HostTensor>;
-  /**
-   * Frozen weights become part of the program, and the runtime lays them out once as its kernels read them: a step of few
-   * tokens is up to a quarter faster, for two more copies in memory. Else they are inputs, of which several programs
-   * share one copy. On by default on a processor, up to 256 MB.
-   */
-  readonly packFrozen?: boolean;
-  /**
-   * Embedding tables of which each step touches only the rows that a batch input (int64) names, by table. In the loss
-   * the table holds just these rows and the input their places, so that `gather(table, input)` is written as always;
-   * whatever else the input is used for must be another input. Rows that are not in the batch keep their moments and do
-   * not decay, as with `torch.optim.SparseAdam`.
-   */
-  readonly rows?: { readonly [table: string]: keyof B & string };
-  /** What each step is given. */
-  readonly batch: B;
-  /**
-   * The loss, a float32 scalar; `step` (int64 scalar, 0 first) seeds dropout, and is another number for every
-   * micro-batch.
-   */
-  readonly loss: (
-    params: Named<Tensor>,
-    given: { frozen: Named<Tensor>; batch: TracedBatch<B>; step: Tensor },
-  ) => Tensor;
-  /**
-   * A step may be made of several micro-batches. Two programs then take the place of one: the first adds the gradient
-   * of a micro-batch to sums, the second updates the weights.
-   */
-  readonly accumulate?: boolean | AccumulateOptions<B>;
-  /** A check of the first batches against float32; on when `precision` computes in float16. */
-  readonly shadow?: boolean | ShadowOptions;
-  /**
-   * Looks at the loss and the new weights of every step; where they are not finite, the error names the operator and its
-   * line, and the step is not taken. For the time of a search: it reads all weights.
-   */
-  readonly debugNans?: boolean;
-}
-
-export interface AccumulateOptions<B> {
-  /**
-   * What the loss of a batch is a mean over: the loss of the whole step is Σ weight · loss / Σ weight. A float32 scalar,
-   * traced: the sum of a mask for a mean over tokens, for example. When left out, it is the number of rows, that is the
-   * size of the first axis of the batch's first tensor.
-   */
-  weight?(batch: TracedBatch<B>): Tensor;
-}
 
 /**
  * A training step as a program: forward, backward and optimiser. Its state (weights, moments, step count) stays in
@@ -335,74 +274,6 @@ export class TrainStep<B extends Named<TensorSpec>> {
     await this.shadow?.finish();
     return results;
   }
-}
-
-function traceWhole<B extends Named<TensorSpec>>(options: TrainStepOptions<B>, start: Named<TensorSpec>): StateTrace {
-  const reads = stateInputs(start, 'step', 'param', 'optimizer', 'scale');
-  const { given, ...inputs } = givenInputs(options.frozen ?? {}, options.batch, options.packFrozen);
-  const params = under(reads, 'param');
-  const { loss, gradient } = gradientOf(options, params, { ...inputs, step: reads.step! }, reads['scale/value']);
-  const { writes, metrics } = traceUpdate(reads, gradient, 1, { ...options, wantsNorm: Boolean(options.shadow) });
-  return { reads, given, writes, results: { loss, ...metrics } };
-}
-
-function tracePart<B extends Named<TensorSpec>>(options: TrainStepOptions<B>, start: Named<TensorSpec>): StateTrace {
-  const reads = stateInputs(start, 'step', 'param', 'scale', 'sum');
-  const { given, ...inputs } = givenInputs(options.frozen ?? {}, options.batch, options.packFrozen);
-  const weight = weightOf(options, inputs.batch);
-  const scale = reads['scale/value'];
-  const step = seedOf(reads.step!, reads['sum/count']!);
-  // The weight goes in where the backward pass begins, for one product; float16 has no room for it there.
-  const { loss, gradient } = gradientOf(options, under(reads, 'param'), { ...inputs, step }, scale ?? weight);
-  const weighted = scale
-    ? Object.fromEntries(Object.entries(gradient).map(([name, g]) => [name, mul(g, weight)]))
-    : gradient;
-  const norm = () => div(globalNorm(Object.values(gradient)), scale ?? weight);
-  return {
-    reads,
-    given,
-    writes: { ...addGradients(reads, weighted), ...addLoss(reads, loss, weight) },
-    results: { loss, ...(options.shadow && { gradientNorm: norm(), ...(scale && { lossScale: scale }) }) },
-  };
-}
-
-/** Loss and gradient norm in float32. */
-function traceShadow<B extends Named<TensorSpec>>(options: TrainStepOptions<B>, start: Named<TensorSpec>): StateTrace {
-  const reads = stateInputs(start, 'step', 'param', ...(options.accumulate ? ['sum'] : []));
-  const { given, ...inputs } = givenInputs(options.frozen ?? {}, options.batch, options.packFrozen);
-  const step = options.accumulate ? seedOf(reads.step!, reads['sum/count']!) : reads.step!;
-  const precision = options.precision && ({ ...options.precision, compute: 'float32' } as const);
-  const { loss, gradient } = gradientOf({ ...options, precision }, under(reads, 'param'), { ...inputs, step });
-  return { reads, given, writes: {}, results: { loss, gradientNorm: globalNorm(Object.values(gradient)) } };
-}
-
-/** The loss, and its gradient times `factor`, under the precision policy. */
-function gradientOf<B extends Named<TensorSpec>>(
-  { loss: fn, precision }: Pick<TrainStepOptions<B>, 'loss' | 'precision'>,
-  params: Named<Tensor>,
-  given: { frozen: Named<Tensor>; batch: TracedBatch<B>; step: Tensor },
-  factor: Tensor = scalar(1),
-): { loss: Tensor; gradient: Named<Tensor> } {
-  const lossOf = precision ? withPrecision(fn, { ...precision, output: 'float32' }) : fn;
-  let loss: Tensor | undefined;
-  const { gradient } = valueAndGrad((params: Named<Tensor>) => {
-    loss = lossOf(params, given);
-    return mul(loss, factor);
-  })(params);
-  return { loss: loss!, gradient };
-}
-
-function weightOf<B extends Named<TensorSpec>>({ accumulate }: TrainStepOptions<B>, batch: TracedBatch<B>): Tensor {
-  const weight = typeof accumulate === 'object' ? accumulate.weight?.(batch) : undefined;
-  if (weight) {
-    if (weight.rank === 0 && weight.dtype === 'float32') return weight;
-    throw new EngineError(
-      'ARGUMENT_INVALID',
-      `the weight of a micro-batch is a float32 scalar, not ${weight.dtype} [${weight.shape.join(', ')}]`,
-    );
-  }
-  const first = Object.values<Tensor>(batch).find(({ rank }) => rank > 0);
-  return first ? sizeOf([first.shape[0]!]) : scalar(1);
 }
 
 export const trainStep = TrainStep.create;
