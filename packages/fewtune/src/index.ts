@@ -5,6 +5,18 @@ export type { Advice, EvaluatedOn, Manifest, Metrics } from './artifact/manifest
 export { quantizeOnnx } from './artifact/quantize.js';
 export type { PredictOptions } from './artifact/session.js';
 export type { Repair, TextDataset, TextList } from './data/dataset.js';
+export {
+  type CountRange,
+  type Episode,
+  type EpisodeOptions,
+  type EpisodeSampler,
+  type EpisodeShape,
+  episodeSampler,
+  sampleEpisode,
+  shapeOf,
+  type VaryingShape,
+  wayLabels,
+} from './data/episodes.js';
 export { type DataProfile, profile } from './data/profile.js';
 export { type ReadOptions, readTable, readTexts } from './data/read-table.js';
 export { stratifiedFolds, stratifiedSplit } from './data/split.js';
