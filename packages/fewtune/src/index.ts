@@ -25,6 +25,7 @@ export { bootstrapInterval, type PairedComparison, pairedBootstrap } from './eva
 export { expectedCalibrationError, fitTemperature, softmaxRows } from './evaluation/calibration.js';
 export { accuracy, macroF1, perClass } from './evaluation/metrics.js';
 export { CachedFeatures, type FeatureOptions } from './methods/features.js';
+export { type LoraEncoder, type LoraEncoderOptions, loraEncoder } from './methods/meta/lora-encoder.js';
 export { type AdaptedModel, Maml, type MamlOptions } from './methods/meta/maml.js';
 export type { Examples, MetaLoss, MetaModel, MetaTask } from './methods/meta/meta-model.js';
 export type { MetaTrainEvent, MetaTrainOptions, MetaTrainResult, TaskBatches } from './methods/meta/meta-train.js';

@@ -1,6 +1,6 @@
 import { compile, constant, type HostTensor, type Named, type Program, softmax, type Tensor } from '@fewtune/engine';
 import { FewtuneError } from '../../errors.js';
-import { checkExamples, type MetaModel, type MetaTask } from './meta-model.js';
+import { checkExamples, type MetaModel, type MetaTask, rowSpec } from './meta-model.js';
 import {
   type MetaTrainEvent,
   type MetaTrainOptions,
@@ -160,8 +160,9 @@ export class Maml {
 
   /** Compiled once for any number of rows. */
   private program(name: string, given: Given, trace: Trace): Promise<RowProgram> {
-    const key = `${name} ${given.rows.x!.shape.slice(1).join()}`;
-    const open = this.programs.get(key) ?? compileRows(name, given, trace, this.threads);
+    const { freeSizes } = this.model;
+    const key = freeSizes ? name : `${name} ${given.rows.x!.shape.slice(1).join()}`;
+    const open = this.programs.get(key) ?? compileRows(name, given, trace, { freeSizes, threads: this.threads });
     this.programs.set(key, open);
     return open;
   }
@@ -177,10 +178,15 @@ interface Given<T = HostTensor> {
 type Trace = (inputs: Given<Tensor>) => Named<Tensor>;
 type RowProgram = Program<Given, Named<HostTensor>>;
 
-async function compileRows(name: string, given: Given, trace: Trace, threads?: number): Promise<RowProgram> {
+async function compileRows(
+  name: string,
+  given: Given,
+  trace: Trace,
+  { freeSizes, threads }: { freeSizes?: boolean; threads?: number },
+): Promise<RowProgram> {
   const free = (symbol: string, tensors: Named<HostTensor>) =>
     Object.fromEntries(
-      Object.entries(tensors).map(([key, { dtype, shape }]) => [key, { dtype, shape: [symbol, ...shape.slice(1)] }]),
+      Object.entries(tensors).map(([key, tensor]) => [key, rowSpec(symbol, tensor, freeSizes && key !== 'y')]),
     );
   const specs = {
     params: Object.fromEntries(Object.entries(given.params).map(([key, { dtype, shape }]) => [key, { dtype, shape }])),

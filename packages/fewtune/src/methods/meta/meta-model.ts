@@ -1,4 +1,4 @@
-import type { HostTensor, Named, Tensor } from '@fewtune/engine';
+import type { HostTensor, Named, Tensor, TensorSpec } from '@fewtune/engine';
 import { FewtuneError } from '../../errors.js';
 
 /** What meta-learning needs of a model: its start weights and a pure function of them. `conv4` of the models is one. */
@@ -9,6 +9,8 @@ export interface MetaModel {
   readonly frozen?: Named<HostTensor>;
   /** The weights that ANIL adapts and BOIL does not. */
   readonly headNames: readonly string[];
+  /** Whether the sizes of a row may differ from task to task, as those of padded sentences do; else all must agree. */
+  readonly freeSizes?: boolean;
   /** Numbers that `forward` returns a row. */
   readonly outputs: number;
   /**
@@ -57,4 +59,12 @@ export function checkExamples(name: string, { x, y }: Examples, loss: MetaLoss, 
       );
     }
   }
+}
+
+/**
+ * What a program is traced with for rows [rows, ...]: their number is the symbol `of`, and with `freeSizes` so are the
+ * sizes of each.
+ */
+export function rowSpec(of: string, { dtype, shape }: HostTensor, freeSizes = false): TensorSpec {
+  return { dtype, shape: shape.map((size, axis) => (axis === 0 ? of : freeSizes ? `${of}Axis${axis}` : size)) };
 }

@@ -12,7 +12,7 @@ import {
   trainStep,
 } from '@fewtune/engine';
 import { FewtuneError } from '../../errors.js';
-import { checkExamples, type MetaModel, type MetaTask } from './meta-model.js';
+import { checkExamples, type MetaModel, type MetaTask, rowSpec } from './meta-model.js';
 import { type BilevelOptions, type Phase, taskLoss } from './task-loss.js';
 
 /** All that a run reads. */
@@ -86,6 +86,7 @@ export class Programs {
     checkExamples('query', query, loss, model.outputs);
     const wanted = this.first!.support.x;
     for (const { x } of [support, query]) {
+      if (model.freeSizes && x.dtype === wanted.dtype && x.shape.length === wanted.shape.length) continue;
       if (x.dtype === wanted.dtype && x.shape.slice(1).join() === wanted.shape.slice(1).join()) continue;
       throw new FewtuneError(
         'OPTION_INVALID',
@@ -98,12 +99,11 @@ export class Programs {
 /** Reptile walks along its own direction; the others descend with Adam, as the papers do. */
 function openStep(bilevel: Bilevel, params: Named<HostTensor>, phase: Phase, task: MetaTask, steps: number) {
   const { model, metaLr, variant, threads } = bilevel;
-  const rows = (of: string, { dtype, shape }: HostTensor): TensorSpec => ({ dtype, shape: [of, ...shape.slice(1)] });
   const batch: Record<string, TensorSpec> = {
-    supportX: rows('support', task.support.x),
-    supportY: rows('support', task.support.y),
-    queryX: rows('query', task.query.x),
-    queryY: rows('query', task.query.y),
+    supportX: rowSpec('support', task.support.x, model.freeSizes),
+    supportY: rowSpec('support', task.support.y),
+    queryX: rowSpec('query', task.query.x, model.freeSizes),
+    queryY: rowSpec('query', task.query.y),
   };
   if (phase.multiStep) batch.stepWeights = { dtype: 'float32', shape: [bilevel.innerSteps] };
   return trainStep<Named<TensorSpec>>({
