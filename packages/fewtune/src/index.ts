@@ -4,7 +4,18 @@ export { type LoadOptions, load } from './artifact/load.js';
 export type { Advice, EvaluatedOn, Manifest, Metrics } from './artifact/manifest.js';
 export { quantizeOnnx } from './artifact/quantize.js';
 export type { PredictOptions } from './artifact/session.js';
+export {
+  type ClassFold,
+  type ClassSplit,
+  classFolds,
+  classKey,
+  classSplit,
+  requireDistinctNames,
+  type SplitName,
+  splitClasses,
+} from './data/class-split.js';
 export type { Repair, TextDataset, TextList } from './data/dataset.js';
+export { episodesFromJson, episodesToJson } from './data/episode-json.js';
 export {
   type CountRange,
   type Episode,
@@ -17,6 +28,7 @@ export {
   type VaryingShape,
   wayLabels,
 } from './data/episodes.js';
+export { type EpisodeSource, type MetaDataset, metaDataset } from './data/meta-dataset.js';
 export { type DataProfile, profile } from './data/profile.js';
 export { type ReadOptions, readTable, readTexts } from './data/read-table.js';
 export { stratifiedFolds, stratifiedSplit } from './data/split.js';
