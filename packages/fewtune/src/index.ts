@@ -32,6 +32,13 @@ export { type EpisodeSource, type MetaDataset, metaDataset } from './data/meta-d
 export { type DataProfile, profile } from './data/profile.js';
 export { type ReadOptions, readTable, readTexts } from './data/read-table.js';
 export { stratifiedFolds, stratifiedSplit } from './data/split.js';
+export {
+  type ClassFolder,
+  listClassFolder,
+  readSupportFolder,
+  type SkippedEntry,
+  type TextSupport,
+} from './data/support-folder.js';
 export { type ErrorCode, type ErrorKind, errorCodes, FewtuneError } from './errors.js';
 export { bootstrapInterval, type PairedComparison, pairedBootstrap } from './evaluation/bootstrap.js';
 export { expectedCalibrationError, fitTemperature, softmaxRows } from './evaluation/calibration.js';
