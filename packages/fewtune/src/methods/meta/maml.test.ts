@@ -182,6 +182,22 @@ describe('checkpoints', () => {
   });
 });
 
+test('what was learned, rates and all, starts another Maml', async () => {
+  await using first = new Maml({ ...small, variant: 'meta-sgd' });
+  await first.metaTrain(batches(6, 5)).result;
+  await using second = new Maml({ ...small, variant: 'meta-sgd', start: first.params });
+  const [a, b] = [await first.adapt(unseen[0]!), await second.adapt(unseen[0]!)];
+  expect(b.weights).toEqual(a.weights);
+  await using fresh = new Maml({ ...small, variant: 'meta-sgd', start: { ...first.params, ...model.weights } });
+  const rates = Object.keys(first.params).filter((name) => name.startsWith('rate/'));
+  expect(rates).toHaveLength(4);
+  expect((await fresh.adapt(unseen[0]!)).weights).not.toEqual(a.weights);
+  expect(() => new Maml({ ...small, start: first.params })).toThrow('no such tensor');
+  expect(() => new Maml({ ...small, variant: 'meta-sgd', start: model.weights })).toThrow(
+    '"rate/layer0.weight" is missing',
+  );
+});
+
 describe('bad input', () => {
   test('a rate that diverges stops the run, and the weights stay what they were', async () => {
     await using maml = new Maml({ ...small, innerLr: 1e30 });

@@ -15,6 +15,8 @@ export interface MamlOptions extends Partial<BilevelOptions> {
   readonly model: MetaModel;
   /** Rate of Adam on the meta-learned weights, 0.001; of Reptile the share of the way it goes, 0.1. */
   readonly metaLr?: number;
+  /** The `params` of a meta-trained Maml of the same model and variant, to go on from; the model's start when left out. */
+  readonly start?: Named<HostTensor>;
   readonly threads?: number;
 }
 
@@ -47,22 +49,29 @@ export class Maml {
   readonly options: BilevelOptions & { readonly metaLr: number };
   private readonly model: MetaModel;
   private readonly threads: number | undefined;
-  private params: Named<HostTensor>;
+  private learned: Named<HostTensor>;
   private training = false;
   private readonly programs = new Map<string, Promise<RowProgram>>();
 
-  constructor({ model, threads, ...given }: MamlOptions) {
+  constructor({ model, threads, start, ...given }: MamlOptions) {
     const metaLr = given.metaLr ?? (given.variant === 'reptile' ? 0.1 : 0.001);
     this.options = { ...defaults, ...given, metaLr };
     checkOptions(this.options, model);
     this.model = model;
     this.threads = threads;
-    this.params = startParams(model.weights, this.options);
+    const fresh = startParams(model.weights, this.options);
+    if (start) checkStart(start, fresh);
+    this.learned = start ?? fresh;
+  }
+
+  /** All that was meta-learned: the start weights, and the learned rates under `rate/`. What `start` takes. */
+  get params(): Named<HostTensor> {
+    return this.learned;
   }
 
   /** The meta-learned start weights as they are now. */
   get weights(): Named<HostTensor> {
-    return withoutRates(this.params);
+    return withoutRates(this.learned);
   }
 
   /**
@@ -79,11 +88,11 @@ export class Maml {
       this.training = true;
       try {
         const bilevel = { ...this.options, model: this.model, threads: this.threads };
-        const ended = await metaTrain(bilevel, this.params, batches, options, (event) => {
+        const ended = await metaTrain(bilevel, this.learned, batches, options, (event) => {
           options.onProgress?.(event);
           emit(event);
         });
-        this.params = ended.params;
+        this.learned = ended.params;
         if (!ended.result) throw ended.error;
         return ended.result;
       } finally {
@@ -132,7 +141,7 @@ export class Maml {
     const adapted = isAdapted(this.options.variant, this.model.headNames);
     const program = await this.program(
       `adapt ${steps}`,
-      { params: this.params, rows: { x, y } },
+      { params: this.learned, rows: { x, y } },
       ({ params, rows }) => {
         const support = { x: rows.x!, y: rows.y! };
         const options = { ...this.options, firstOrder: true, steps };
@@ -140,7 +149,7 @@ export class Maml {
         return Object.fromEntries(Object.entries(fast).filter(([name]) => adapted(name)));
       },
     );
-    return program.run({ params: this.params, rows: { x, y } });
+    return program.run({ params: this.learned, rows: { x, y } });
   }
 
   private async predict(params: Named<HostTensor>, reference: HostTensor, x: HostTensor): Promise<HostTensor> {
@@ -211,6 +220,17 @@ function checkOptions(options: Maml['options'], { headNames, weights }: MetaMode
   if (missing.length > 0) throw wrong(`the model's headNames name no weight of it: ${missing.join(', ')}.`);
   const adapted = Object.keys(weights).filter(isAdapted(variant, headNames));
   if (adapted.length === 0) throw wrong(`${variant} has no weight to adapt: the model's headNames leave none.`);
+}
+
+/** @throws FewtuneError OPTION_INVALID when names or shapes are not those of the model and the variant */
+function checkStart(start: Named<HostTensor>, fresh: Named<HostTensor>): void {
+  const shapeOf = (tensor?: HostTensor) => (tensor ? `[${tensor.shape.join(', ')}]` : 'missing');
+  for (const name of new Set([...Object.keys(fresh), ...Object.keys(start)])) {
+    const [given, wanted] = [shapeOf(start[name]), shapeOf(fresh[name])];
+    if (given === wanted) continue;
+    const what = wanted === 'missing' ? 'and this model and variant have no such tensor' : `it must be ${wanted}`;
+    throw new FewtuneError('OPTION_INVALID', `start: "${name}" is ${given}, ${what}.`);
+  }
 }
 
 function checkCount(name: string, value: number, least: number): void {
