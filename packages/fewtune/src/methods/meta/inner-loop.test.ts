@@ -44,9 +44,13 @@ const model: MetaModel = {
 };
 
 /** Outer loss and meta-gradient of the fixture's task. */
-async function metaGradient(variant: MamlVariant): Promise<{ loss: number; gradient: Named<HostTensor> }> {
-  const { steps: innerSteps, lr: innerLr } = fixture;
-  const firstOrder = variant === 'fomaml' || variant === 'reptile';
+async function metaGradient(
+  variant: MamlVariant,
+  params = weights,
+  innerSteps = fixture.steps,
+): Promise<{ loss: number; gradient: Named<HostTensor> }> {
+  const { lr: innerLr } = fixture;
+  const firstOrder = variant === 'fomaml' || variant === 'reptile' || variant === 'imaml';
   const options = {
     variant,
     innerSteps,
@@ -54,6 +58,7 @@ async function metaGradient(variant: MamlVariant): Promise<{ loss: number; gradi
     firstOrder,
     multiStep: false,
     loss: 'cross-entropy',
+    proximal: 1,
     transductive: true,
   } as const;
   await using program = await compile(
@@ -64,7 +69,7 @@ async function metaGradient(variant: MamlVariant): Promise<{ loss: number; gradi
     },
     { params: weights, support, query },
   );
-  const { value, gradient } = await program.run({ params: weights, support, query });
+  const { value, gradient } = await program.run({ params, support, query });
   return { loss: Number((value as HostTensor).data[0]), gradient: gradient as Named<HostTensor> };
 }
 
@@ -97,4 +102,28 @@ test('no step leaves the weights, and weights that are not adapted pass through'
     throw new Error('no step, no loss');
   };
   expect(adaptWeights(never, traced, { steps: 0, rate: () => 1 })).toEqual(traced);
+});
+
+test('implicit MAML: where the inner loop has converged, the gradient is that of the outer loss', async () => {
+  const steps = 60;
+  const { gradient } = await metaGradient('imaml', weights, steps);
+  const norm = Math.hypot(...Object.values(gradient).flatMap(({ data }) => [...(data as Float32Array)]));
+  const h = 1e-2;
+  const lossAt = async (sign: number) => {
+    const moved = Object.entries(weights).map(([name, { shape, data }]) => {
+      const g = gradient[name]!.data as Float32Array;
+      return [
+        name,
+        hostTensor(
+          'float32',
+          shape,
+          (data as Float32Array).map((w, i) => w + (sign * h * g[i]!) / norm),
+        ),
+      ];
+    });
+    return (await metaGradient('imaml', Object.fromEntries(moved), steps)).loss;
+  };
+  const slope = ((await lossAt(1)) - (await lossAt(-1))) / (2 * h);
+  expect(norm).toBeGreaterThan(0.05);
+  expect(slope / norm).toBeCloseTo(1, 1.7); // five steps of conjugate gradients
 });

@@ -72,6 +72,7 @@ test('the meta-gradient through the encoder agrees with central differences', as
     innerLr: 0.05,
     innerSteps: 2,
     loss: 'cross-entropy',
+    proximal: 1,
     transductive: false,
     firstOrder: false,
     multiStep: false,

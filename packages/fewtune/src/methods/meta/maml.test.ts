@@ -63,6 +63,7 @@ describe.each([
   ['meta-sgd', 4, {}],
   ['maml++', 10, {}], // first-order and multi-step epochs, then neither
   ['reptile', 4, { metaLr: 0.3 }],
+  ['imaml', 4, { proximal: 2, innerSteps: 16 }], // its gradient is that of a converged inner loop
 ] as const)('%s', (variant, epochs, more) => {
   test('learns to learn: unseen tasks after adaptation, against before it and against no meta-training', async () => {
     await using maml = new Maml({ model, variant, innerLr: 0.1, innerSteps: 3, metaLr: 0.01, ...more });

@@ -28,14 +28,21 @@ export interface AdaptedModel {
   predict(x: HostTensor): Promise<HostTensor>;
 }
 
-const defaults = { variant: 'maml', innerLr: 0.01, innerSteps: 5, loss: 'cross-entropy', transductive: false } as const;
+const defaults = {
+  variant: 'maml',
+  innerLr: 0.01,
+  innerSteps: 5,
+  loss: 'cross-entropy',
+  proximal: 1,
+  transductive: false,
+} as const;
 
 /**
  * Model-agnostic meta-learning: start weights from which a few steps of gradient descent on a few examples do well. Finn
- * et al. 2017, arXiv:1703.03400, and its variants: FOMAML, ANIL, BOIL, Meta-SGD, MAML++ and Reptile.
+ * et al. 2017, arXiv:1703.03400, and its variants: FOMAML, ANIL, BOIL, Meta-SGD, MAML++, Reptile and implicit MAML.
  *
  * Options and defaults: `variant` maml, `innerLr` 0.01, `innerSteps` 5, `metaLr` 0.001, `loss` cross-entropy,
- * `transductive` false. Where the model normalises by batch statistics, those of the query set are only used with
+ * `proximal` (λ of implicit MAML) 1, `transductive` false. Where the model normalises by batch statistics, those of the query set are only used with
  * `transductive: true`, which is how the papers measured; a query's prediction then depends on the other queries.
  *
  * @throws FewtuneError OPTION_INVALID
@@ -207,12 +214,12 @@ async function compileRows(
 }
 
 function checkOptions(options: Maml['options'], { headNames, weights }: MetaModel): void {
-  const { variant, innerLr, metaLr, innerSteps } = options;
+  const { variant, innerLr, metaLr, innerSteps, proximal } = options;
   const wrong = (message: string) => new FewtuneError('OPTION_INVALID', message);
   if (!mamlVariants.includes(variant)) {
     throw wrong(`variant is ${JSON.stringify(variant)}; it must be one of ${mamlVariants.join(', ')}.`);
   }
-  for (const [name, value] of Object.entries({ innerLr, metaLr })) {
+  for (const [name, value] of Object.entries({ innerLr, metaLr, proximal })) {
     if (!(Number.isFinite(value) && value > 0)) throw wrong(`${name} is ${value}; it must be a number above 0.`);
   }
   checkCount('innerSteps', innerSteps, 1);

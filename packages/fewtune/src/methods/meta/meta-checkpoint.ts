@@ -23,13 +23,13 @@ interface RunLength {
 
 /** Everything that must be the same for a resumed run to be the run it goes on from. */
 function configurationOf(bilevel: Bilevel, { epochs = 1, batchesPerEpoch }: RunLength): Record<string, unknown> {
-  const { variant, innerLr, innerSteps, metaLr, loss, transductive, model } = bilevel;
+  const { variant, innerLr, innerSteps, metaLr, loss, proximal, transductive, model } = bilevel;
   const weights = Object.entries(model.weights).map(([name, { shape }]) => `${name} [${shape.join(', ')}]`);
   const frozen = createHash('sha256');
   for (const [name, { data }] of Object.entries(model.frozen ?? {})) {
     frozen.update(name).update(new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
   }
-  const own = { variant, innerLr, innerSteps, metaLr, loss, transductive, epochs };
+  const own = { variant, innerLr, innerSteps, metaLr, loss, proximal, transductive, epochs };
   return { ...own, batchesPerEpoch: batchesPerEpoch ?? null, weights, frozen: frozen.digest('hex') };
 }
 

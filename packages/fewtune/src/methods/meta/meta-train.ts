@@ -126,7 +126,7 @@ function phaseOf({ variant }: Bilevel, epoch: number, epochs: number): Phase {
   const plus = variant === 'maml++';
   const early = plus && epoch < Math.floor(epochs / 3);
   return {
-    firstOrder: variant === 'fomaml' || variant === 'reptile' || early,
+    firstOrder: ['fomaml', 'reptile', 'imaml'].includes(variant) || early,
     multiStep: plus && epoch < multiStepEpochs(epochs),
   };
 }

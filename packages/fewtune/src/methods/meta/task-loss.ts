@@ -11,12 +11,14 @@ import {
   stopGradient,
   sub,
   sum,
+  sumSquares,
   type Tensor,
 } from '@fewtune/engine';
+import { implicitGradient } from './implicit-gradient.js';
 import { innerLoop } from './inner-loop.js';
 import type { MetaLoss, MetaModel } from './meta-model.js';
 
-export const mamlVariants = ['maml', 'fomaml', 'anil', 'boil', 'meta-sgd', 'maml++', 'reptile'] as const;
+export const mamlVariants = ['maml', 'fomaml', 'anil', 'boil', 'meta-sgd', 'maml++', 'reptile', 'imaml'] as const;
 export type MamlVariant = (typeof mamlVariants)[number];
 
 /** The learned rates stand among the meta-learned weights, under this prefix. */
@@ -29,6 +31,8 @@ export interface BilevelOptions {
   readonly innerLr: number;
   readonly innerSteps: number;
   readonly loss: MetaLoss;
+  /** λ of implicit MAML: how strongly adapted weights are held to the start. Its inner loop must converge: take 16 steps. */
+  readonly proximal: number;
   /** Whether queries are normalised by the statistics of the query set instead of the support set's. */
   readonly transductive: boolean;
 }
@@ -104,14 +108,21 @@ export function adaptTo(
   options: BilevelOptions & { readonly firstOrder?: boolean; readonly steps?: number },
 ): Named<Tensor>[] {
   const weights = withoutRates(params);
-  const inner = (fast: Named<Tensor>) => lossOn(model, options.loss, { ...frozen, ...fast }, support);
-  return innerLoop(inner, weights, {
+  const plain = (fast: Named<Tensor>) => lossOn(model, options.loss, { ...frozen, ...fast }, support);
+  const held = (fast: Named<Tensor>) => add(plain(fast), mul(squaredDistance(fast, weights), options.proximal / 2));
+  return innerLoop(options.variant === 'imaml' ? held : plain, weights, {
     steps: options.steps ?? options.innerSteps,
     rate: rateOf(params, options),
     adapted: isAdapted(options.variant, model.headNames),
     firstOrder: options.firstOrder,
   });
 }
+
+/** ‖a − b‖² over all weights. */
+const squaredDistance = (a: Named<Tensor>, b: Named<Tensor>): Tensor =>
+  Object.keys(a)
+    .map((name) => sumSquares(sub(a[name]!, b[name]!)))
+    .reduce((x, y) => add(x, y));
 
 /** What differs between the programs of one run. */
 export interface Phase {
@@ -140,6 +151,11 @@ export function taskLoss(
   const last = trajectory.at(-1)!;
   if (options.variant === 'reptile')
     return withGradient(onQuery(last), params, (name) => sub(params[name]!, last[name]!));
+  if (options.variant === 'imaml') {
+    const onSupport = (fast: Named<Tensor>) => lossOn(model, options.loss, { ...frozen, ...fast }, support);
+    const gradient = implicitGradient(onSupport, onQuery, last, options);
+    return withGradient(onQuery(last), params, (name) => gradient[name]!);
+  }
   if (!options.multiStep) return onQuery(last);
   const shares = trajectory.slice(1).map((fast, step) => {
     return mul(onQuery(fast), elementAt(stepWeights!, step));
