@@ -6,10 +6,11 @@ import { markdown, type Report, table } from './lib/report.js';
 import { banking77 } from './seed/banking77.js';
 import { encoder } from './seed/encoder.js';
 import { engine, engineParts } from './seed/engine.js';
+import { fewshot } from './seed/fewshot.js';
 import { memory } from './seed/memory.js';
 import { quickstart } from './seed/quickstart.js';
 
-const benchmarks: readonly Benchmark[] = [banking77, engine, memory, quickstart, encoder];
+const benchmarks: readonly Benchmark[] = [banking77, engine, memory, quickstart, encoder, fewshot];
 
 const usage = `npm run bench -- <name|all> [options]
 

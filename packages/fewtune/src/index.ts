@@ -42,6 +42,7 @@ export {
 export { type ErrorCode, type ErrorKind, errorCodes, FewtuneError } from './errors.js';
 export { bootstrapInterval, type PairedComparison, pairedBootstrap } from './evaluation/bootstrap.js';
 export { expectedCalibrationError, fitTemperature, softmaxRows } from './evaluation/calibration.js';
+export { type ClassDistances, classDistances } from './evaluation/distances.js';
 export { accuracy, macroF1, perClass } from './evaluation/metrics.js';
 export { CachedFeatures, type FeatureOptions } from './methods/features.js';
 export { type LoraEncoder, type LoraEncoderOptions, loraEncoder } from './methods/meta/lora-encoder.js';
@@ -53,6 +54,11 @@ export type { Run } from './methods/meta/progress.js';
 export { type MamlVariant, mamlVariants } from './methods/meta/task-loss.js';
 export type { FeatureSource, FitContext, Fitted, Labelled, Method, MethodName } from './methods/method.js';
 export { methodNames } from './methods/method.js';
+export {
+  type AttentionPrototypeOptions,
+  attentionPrototypeHead,
+} from './methods/metric/attention-prototype.js';
+export { prototypeHead } from './methods/metric/prototype.js';
 export { methods, parseOptions } from './methods/registry.js';
 export { table } from './text.js';
 export { version } from './version.js';
