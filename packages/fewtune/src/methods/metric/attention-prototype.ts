@@ -92,10 +92,9 @@ export function dimensionAttention(data: LabelledFeatures, means: Float32Array, 
 /**
  * The improved prototype as a linear head: p_c = Σ a_i x_i, score_c(x) = xᵀ M p_c / √(p_cᵀ M p_c) with M diagonal. The
  * weights are settled once the support is known, so the head is the same affine map as the plain prototype's (Snell et
- * al. 2017, arXiv:1703.05175) and is saved, exported and served like it. Nothing in the
- * attention is learned. On clean labels it
- * is 0.5 to 2.5 points behind the plain prototype, and with a wrong label in five it is ahead by at most 0.3 with few classes
- * and behind with many (`bench/README.md`): an experiment, not a recommendation.
+ * al. 2017, arXiv:1703.05175) and is saved, exported and served like it. Nothing in the attention is
+ * learned. On clean labels it is 0.5 to 2.5 points behind the plain prototype; with a wrong label in five it is up to 0.3
+ * ahead with few classes and behind with many (`bench/README.md`): an experiment, not a recommendation.
  *
  * @param support features of unit length, every class with a row
  * @throws FewtuneError OPTION_INVALID for a temperature that is not above 0 or a shrinkage outside 0 to 1
