@@ -5,30 +5,36 @@ import {
   CachedFeatures,
   type ClassDistances,
   classDistances,
+  classFolds,
+  type Episode,
+  type EpisodeSource,
+  episodeSampler,
   type FitContext,
+  headLogits,
+  metaDataset,
   methods,
   prototypeHead,
+  wayLabels,
 } from 'fewtune';
 import type { Benchmark } from '../lib/bench.js';
 import { say } from '../lib/bench.js';
 import { dataFile } from '../lib/paths.js';
 import { type Row, row } from '../lib/report.js';
-import { generator, mean, shuffled, studentInterval } from '../lib/statistics.js';
+import { mean, studentInterval } from '../lib/statistics.js';
 import { type Labelled, readLabelled } from '../lib/table-file.js';
 
-/** A data set, its class folds, and the episode shapes measured on it. */
+/** The unseen classes of each fold of a data set, and the episode shapes measured on them. */
 interface Source {
   readonly name: string;
-  readonly data: Labelled;
-  readonly folds: Readonly<Record<string, { readonly test: readonly string[] }>>;
+  readonly folds: readonly EpisodeSource[];
   readonly ways: readonly number[];
 }
 
 interface Task {
   readonly ways: number;
-  readonly support: Labelled;
+  readonly support: readonly string[];
   readonly labels: Int32Array;
-  readonly query: Labelled;
+  readonly query: readonly string[];
   readonly answers: Int32Array;
 }
 
@@ -59,51 +65,32 @@ export const fewshot: Benchmark = {
 };
 
 function sources(quick: boolean): Source[] {
-  const folds = (name: string) => {
-    const all = JSON.parse(readFileSync(dataFile(`${name}/class_folds.json`), 'utf8')) as Source['folds'];
-    return quick ? { '01': all['01']! } : all;
+  const unseen = (name: string, { texts, labels }: Labelled): EpisodeSource[] => {
+    const classes = [...new Set(labels)];
+    const folds = classFolds(JSON.parse(readFileSync(dataFile(`${name}/class_folds.json`), 'utf8')), classes);
+    const all = [...folds.values()].slice(0, quick ? 1 : undefined);
+    return all.map((fold) => metaDataset({ texts, labels, classes }, fold).test);
   };
-  const clinc: Source = {
-    name: 'CLINC150',
-    data: readLabelled(dataFile('clinc150/clinc150.csv'), 'text', 'intent'),
-    folds: folds('clinc150'),
-    ways: quick ? [5] : [50, 5],
-  };
-  if (quick) return [clinc];
+  const clinc = readLabelled(dataFile('clinc150/clinc150.csv'), 'text', 'intent');
+  if (quick) return [{ name: 'CLINC150', folds: unseen('clinc150', clinc), ways: [5] }];
   const parts = ['train', 'test'].map((part) => readLabelled(dataFile(`banking77/${part}.csv`), 'text', 'category'));
-  const banking: Source = {
-    name: 'Banking77',
-    data: { texts: parts.flatMap(({ texts }) => texts), labels: parts.flatMap(({ labels }) => labels) },
-    folds: folds('banking77'),
-    ways: [27, 5],
+  const banking = { texts: parts.flatMap(({ texts }) => texts), labels: parts.flatMap(({ labels }) => labels) };
+  return [
+    { name: 'CLINC150', folds: unseen('clinc150', clinc), ways: [50, 5] },
+    { name: 'Banking77', folds: unseen('banking77', banking), ways: [27, 5] },
+  ];
+}
+
+function taskOf({ texts }: EpisodeSource, { classes, support, query }: Episode): Task {
+  const ways = classes.length;
+  const shown = (rows: Int32Array) => Array.from(rows, (row) => texts[row]!);
+  return {
+    ways,
+    support: shown(support),
+    labels: wayLabels(ways, SHOTS),
+    query: shown(query),
+    answers: wayLabels(ways, QUERIES),
   };
-  return [clinc, banking];
-}
-
-/** Rows by class, of the wanted classes only. */
-function membersOf({ labels }: Labelled, classes: readonly string[]): Map<string, number[]> {
-  const members = new Map(classes.map((name) => [name, [] as number[]]));
-  labels.forEach((label, i) => {
-    members.get(label)?.push(i);
-  });
-  return members;
-}
-
-function drawTask(data: Labelled, members: ReadonlyMap<string, number[]>, ways: number, seed: number): Task {
-  const random = generator(seed);
-  const support: number[] = [];
-  const query: number[] = [];
-  for (const name of shuffled([...members.keys()], random).slice(0, ways)) {
-    const rows = shuffled(members.get(name)!, random);
-    support.push(...rows.slice(0, SHOTS));
-    query.push(...rows.slice(SHOTS, SHOTS + QUERIES));
-  }
-  const part = (rows: readonly number[]): Labelled => ({
-    texts: rows.map((i) => data.texts[i]!),
-    labels: rows.map((i) => data.labels[i]!),
-  });
-  const wayOf = (perClass: number) => Int32Array.from({ length: ways * perClass }, (_, i) => Math.floor(i / perClass));
-  return { ways, support: part(support), labels: wayOf(SHOTS), query: part(query), answers: wayOf(QUERIES) };
 }
 
 /** The first example of each way carries the next way's label: one label in five is wrong. */
@@ -133,17 +120,19 @@ async function measured(
   // The floors that are fitted by iteration run on fewer episodes of the same draw.
   const floorEpisodes = quick ? 3 : ways === 5 ? 40 : 4;
   const scores: Scores[] = [];
-  for (const [fold, { test }] of Object.entries(source.folds)) {
-    const members = membersOf(source.data, test);
-    for (let episode = 0; episode < perFold; episode++) {
-      const task = drawTask(source.data, members, ways, Number(fold) * 100_000 + episode);
-      const floors = episode < floorEpisodes ? await floorScores(task, encoder, features) : {};
+  for (const [index, fold] of source.folds.entries()) {
+    const { labels, classes: classNames } = fold;
+    const shape = { ways, shots: SHOTS, queries: QUERIES };
+    const sampler = episodeSampler({ labels, classNames, shape, seed: index + 1 });
+    for (const [number, episode] of [...sampler.episodes(perFold)].entries()) {
+      const task = taskOf(fold, episode);
+      const floors = number < floorEpisodes ? await floorScores(task, encoder, features) : {};
       scores.push({ ...(await prototypeScores(task, features)), ...floors });
     }
-    say(`${source.name} ${ways}-way, fold ${fold}: ${perFold} episodes`);
+    say(`${source.name} ${ways}-way, fold ${index + 1}: ${perFold} episodes`);
   }
   const title = `${source.name} ${ways}-way ${SHOTS}-shot`;
-  const folds = Object.keys(source.folds).length;
+  const folds = source.folds.length;
   const line = (method: string, target: string | null = null): Row => {
     const values = scores.flatMap((entry) => (method in entry ? [100 * entry[method]!] : []));
     const { mean: centre, low, high } = studentInterval(values);
@@ -179,8 +168,8 @@ async function measured(
 }
 
 async function prototypeScores(task: Task, features: CachedFeatures): Promise<Scores> {
-  const shown = await features.features(task.support.texts);
-  const queries = await features.features(task.query.texts);
+  const shown = await features.features(task.support);
+  const queries = await features.features(task.query);
   const scores: Record<string, number> = {};
   for (const [suffix, labels] of [
     ['', task.labels],
@@ -191,36 +180,23 @@ async function prototypeScores(task: Task, features: CachedFeatures): Promise<Sc
       [plain, prototypeHead(support, 1)],
       [attention, attentionPrototypeHead(support)],
     ] as const) {
-      scores[name + suffix] = share(products(queries, head.weight, features.hidden), task);
+      scores[name + suffix] = share(headLogits(head, queries), task);
     }
   }
   return scores;
-}
-
-/** Scores [rows, classes] of rows [rows, hidden] under weights [classes, hidden]. */
-function products(rows: Float32Array, weight: Float32Array, hidden: number): Float32Array {
-  const classes = weight.length / hidden;
-  const out = new Float32Array((rows.length / hidden) * classes);
-  for (let k = 0; k < out.length; k++) {
-    const [x, w] = [Math.floor(k / classes) * hidden, (k % classes) * hidden];
-    let total = 0;
-    for (let j = 0; j < hidden; j++) total += rows[x + j]! * weight[w + j]!;
-    out[k] = total;
-  }
-  return out;
 }
 
 /** TF-IDF, and logistic regression on the frozen encoder with C = 10; label names are not looked at. */
 async function floorScores(task: Task, encoder: Encoder, features: CachedFeatures): Promise<Scores> {
   const context: FitContext = { encoder: async () => encoder, features: async () => features, seed: 7, threads: 1 };
   const classes = Array.from({ length: task.ways }, (_, way) => String(way));
-  const data = { texts: task.support.texts, labels: task.labels, classes };
+  const data = { texts: task.support, labels: task.labels, classes };
   const words = await methods.tfidf.fit(data, methods.tfidf.defaults, context);
   const frozen = await methods.linear.fit(data, { C: 10, labelNames: false }, context);
   try {
     return {
-      'TF-IDF': share(await words.logits(task.query.texts), task),
-      'frozen encoder, logistic regression': share(await frozen.logits(task.query.texts), task),
+      'TF-IDF': share(await words.logits(task.query), task),
+      'frozen encoder, logistic regression': share(await frozen.logits(task.query), task),
     };
   } finally {
     await words.dispose?.();
@@ -231,13 +207,12 @@ async function floorScores(task: Task, encoder: Encoder, features: CachedFeature
 /** Distances of the frozen encoder's unseen classes, 30 rows a class: what meta-training will be compared with. */
 async function distances(source: Source, features: CachedFeatures): Promise<Row[]> {
   const found: ClassDistances[] = [];
-  for (const [fold, { test }] of Object.entries(source.folds)) {
-    const random = generator(Number(fold));
-    const rows = [...membersOf(source.data, test).values()].map((members) => shuffled(members, random).slice(0, 30));
-    const labels = Int32Array.from(rows.flatMap((members, way) => members.map(() => way)));
-    const texts = rows.flat().map((i) => source.data.texts[i]!);
-    const shown = await features.features(texts);
-    found.push(classDistances({ hidden: features.hidden, classes: test.length, features: shown, labels }));
+  for (const [index, { texts, labels, classes }] of source.folds.entries()) {
+    const shape = { ways: classes.length, shots: 30, queries: 0 };
+    const { support } = episodeSampler({ labels, classNames: classes, shape, seed: index + 1 }).episode(0);
+    const shown = await features.features(Array.from(support, (row) => texts[row]!));
+    const ways = wayLabels(classes.length, shape.shots);
+    found.push(classDistances({ hidden: features.hidden, classes: classes.length, features: shown, labels: ways }));
   }
   return (['intra', 'inter', 'ratio', 'silhouette', 'daviesBouldin'] as const).map((name) =>
     row({

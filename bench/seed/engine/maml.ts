@@ -8,13 +8,14 @@ import {
   type Tensor,
   trainStep,
 } from '@fewtune/engine';
+import { conv4 } from '@fewtune/models';
 import { type Contender, timeEach } from '../../lib/contender.js';
 import { contest } from '../../lib/contest.js';
 import { threads } from '../../lib/machine.js';
 import { pythonRival } from '../../lib/peers.js';
 import type { Row } from '../../lib/report.js';
 import { normals } from '../../lib/statistics.js';
-import { blocks, channels, conv4Weights, mamlLoss, meanLoss } from './conv4.js';
+import { blocks, channels, mamlLoss, meanLoss } from './maml-loss.js';
 import { type Convolution, forwardProduct, inputProduct, productsContender, weightProduct } from './matrix-products.js';
 import type { Part, PartContext } from './part.js';
 
@@ -50,8 +51,9 @@ async function mamlStep(tasks: number, { quick, python, torch }: PartContext): P
 async function ourStep(tasks: number): Promise<Contender> {
   const support = ways * shots;
   const asked = ways * queries;
+  const model = conv4({ ways, filters: channels });
   const step = await trainStep({
-    params: conv4Weights(ways),
+    params: model.weights,
     batch: {
       supportImages: { dtype: 'float32', shape: [tasks, support, 1, size, size] },
       supportLabels: { dtype: 'int64', shape: [tasks, support] },
@@ -67,7 +69,7 @@ async function ourStep(tasks: number): Promise<Contender> {
           queryImages: ofTask(batch.queryImages, task),
           queryLabels: ofTask(batch.queryLabels, task),
         };
-        return mamlLoss(params, own, { steps: innerSteps, lr: innerLr });
+        return mamlLoss(model, params, own, { steps: innerSteps, lr: innerLr });
       });
       return meanLoss(losses);
     },

@@ -155,6 +155,7 @@ export type { ShadowOptions, ShadowReport } from './program/shadow.js';
 export type { AccumulateOptions, TrainStepOptions } from './program/train-options.js';
 export { type TrainStep, trainStep } from './program/train-step.js';
 export type { HostBatch, StepMetrics, TracedBatch, UpdateOptions } from './program/update.js';
+export { normals, uniforms } from './random.js';
 export { constant, inFloat32, scalar, Tensor, type TensorSpec } from './tensor.js';
 export { checkpoint } from './transforms/checkpoint.js';
 export { customVjp } from './transforms/custom-vjp.js';

@@ -8,9 +8,7 @@ export {
   type ClassFold,
   type ClassSplit,
   classFolds,
-  classKey,
   classSplit,
-  requireDistinctNames,
   type SplitName,
   splitClasses,
 } from './data/class-split.js';
@@ -45,12 +43,12 @@ export { expectedCalibrationError, fitTemperature, softmaxRows } from './evaluat
 export { type ClassDistances, classDistances } from './evaluation/distances.js';
 export { accuracy, macroF1, perClass } from './evaluation/metrics.js';
 export { CachedFeatures, type FeatureOptions } from './methods/features.js';
+export { headLogits, type LinearHead } from './methods/linear/logistic.js';
 export { type LoraEncoder, type LoraEncoderOptions, loraEncoder } from './methods/meta/lora-encoder.js';
 export { type AdaptedModel, Maml, type MamlOptions } from './methods/meta/maml.js';
 export type { Examples, MetaLoss, MetaModel, MetaTask } from './methods/meta/meta-model.js';
 export type { MetaTrainEvent, MetaTrainOptions, MetaTrainResult, TaskBatches } from './methods/meta/meta-train.js';
 export { type MlpOptions, mlp } from './methods/meta/mlp.js';
-export type { Run } from './methods/meta/progress.js';
 export { type MamlVariant, mamlVariants } from './methods/meta/task-loss.js';
 export type { FeatureSource, FitContext, Fitted, Labelled, Method, MethodName } from './methods/method.js';
 export { methodNames } from './methods/method.js';
@@ -60,6 +58,7 @@ export {
 } from './methods/metric/attention-prototype.js';
 export { prototypeHead } from './methods/metric/prototype.js';
 export { methods, parseOptions } from './methods/registry.js';
+export type { Run } from './run.js';
 export { table } from './text.js';
 export { version } from './version.js';
 export { describeData, describeReport } from './workflow/describe.js';

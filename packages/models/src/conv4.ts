@@ -7,6 +7,7 @@ import {
   linear,
   maxPool,
   type Named,
+  normals,
   relu,
   reshape,
   type Tensor,
@@ -114,7 +115,7 @@ interface StartOptions {
 }
 
 function startWeights({ channels, filters, featureSize, ways, seed }: StartOptions): Record<string, HostTensor> {
-  const normal = normalSource(seed);
+  const normal = normals(seed);
   const weights: Record<string, HostTensor> = {};
   /** Standard deviation √(2 / fan-in). */
   const he = (shape: readonly number[]) => {
@@ -138,16 +139,4 @@ function startWeights({ channels, filters, featureSize, ways, seed }: StartOptio
     weights['head.bias'] = filled(ways, 0);
   }
   return weights;
-}
-
-/** Standard normal numbers of a seed: Box and Muller on mulberry32. */
-function normalSource(seed: number): () => number {
-  let state = seed | 0;
-  const uniform = () => {
-    state = (state + 0x6d2b79f5) | 0;
-    let z = Math.imul(state ^ (state >>> 15), state | 1);
-    z ^= z + Math.imul(z ^ (z >>> 7), z | 61);
-    return ((z ^ (z >>> 14)) >>> 0) / 2 ** 32;
-  };
-  return () => Math.sqrt(-2 * Math.log(1 - uniform())) * Math.cos(2 * Math.PI * uniform());
 }

@@ -22,65 +22,21 @@ const spans: Readonly<Record<TrainStage, readonly [number, number]>> = {
 /** Events closer than this to the last one of their stage are not worth showing. */
 const quietMs = 50;
 
-/** Keeps every event for whoever iterates, from the first one, at any time. */
-export class EventLog {
-  private readonly events: TrainEvent[] = [];
+/** Makes events of what each stage reports. */
+export class StageLog {
   private readonly started = performance.now();
-  private ended = false;
-  private failure: { error: unknown } | undefined;
-  private wake: PromiseWithResolvers<void> = withResolvers();
+  private last: TrainEvent | undefined;
   private fraction = 0;
+
+  constructor(private readonly show: (event: TrainEvent) => void) {}
 
   emit(stage: TrainStage, within: number, metrics: TrainEvent['metrics'] = {}): void {
     const elapsedMs = performance.now() - this.started;
-    const last = this.events.at(-1);
     const urgent = within >= 1 || 'warning' in metrics;
-    if (last !== undefined && last.stage === stage && !urgent && elapsedMs - last.elapsedMs < quietMs) {
-      return;
-    }
+    if (this.last?.stage === stage && !urgent && elapsedMs - this.last.elapsedMs < quietMs) return;
     const [begin, end] = spans[stage];
     this.fraction = Math.max(this.fraction, begin + (end - begin) * Math.min(1, Math.max(0, within)));
-    this.events.push({ stage, fraction: this.fraction, elapsedMs, metrics });
-    this.notify();
+    this.last = { stage, fraction: this.fraction, elapsedMs, metrics };
+    this.show(this.last);
   }
-
-  close(failure?: { error: unknown }): void {
-    this.ended = true;
-    this.failure = failure;
-    this.notify();
-  }
-
-  async *[Symbol.asyncIterator](): AsyncIterator<TrainEvent> {
-    for (let next = 0; ; ) {
-      while (next < this.events.length) {
-        yield this.events[next++]!;
-      }
-      if (this.ended) {
-        if (this.failure !== undefined) {
-          throw this.failure.error;
-        }
-        return;
-      }
-      await this.wake.promise;
-    }
-  }
-
-  private notify(): void {
-    this.wake.resolve();
-    this.wake = withResolvers();
-  }
-}
-
-interface PromiseWithResolvers<T> {
-  readonly promise: Promise<T>;
-  readonly resolve: (value: T) => void;
-}
-
-/** Promise.withResolvers, which Node 20 does not have. */
-function withResolvers(): PromiseWithResolvers<void> {
-  let resolve: () => void = () => {};
-  const promise = new Promise<void>((done) => {
-    resolve = done;
-  });
-  return { promise, resolve };
 }

@@ -11,11 +11,12 @@ import { foldCountFor, stratifiedFolds } from '../data/split.js';
 import { FewtuneError, throwIfAborted } from '../errors.js';
 import { fitTemperature } from '../evaluation/calibration.js';
 import type { Labelled, MethodName } from '../methods/method.js';
+import { type Run, startRun } from '../run.js';
 import { version } from '../version.js';
 import { candidatesFor } from './candidates.js';
 import { checkOptions } from './check-options.js';
 import { openContext } from './context.js';
-import { EventLog, type TrainEvent } from './events.js';
+import { StageLog, type TrainEvent } from './events.js';
 import { divide } from './hold-out.js';
 import { crossFittedMetrics, describeFolds, metricsOf } from './measure.js';
 import { TrainedModel } from './trained-model.js';
@@ -37,10 +38,7 @@ export interface TrainOptions {
   readonly signal?: AbortSignal;
 }
 
-/** A run in progress: iterate over it for events, await `result` for the model; either alone is fine. */
-export interface TrainRun extends AsyncIterable<TrainEvent> {
-  readonly result: Promise<TrainedModel>;
-}
+export type TrainRun = Run<TrainEvent, TrainedModel>;
 
 export const trainDefaults = { method: 'auto', seed: 7, budget: 120 } as const;
 
@@ -59,20 +57,11 @@ export const trainDefaults = { method: 'auto', seed: 7, budget: 120 } as const;
  * const model = await run.result;
  */
 export function train(data: TextDataset, options: TrainOptions = {}): TrainRun {
-  const log = new EventLog();
-  const result = learn(data, options, log).then(
-    (model) => {
-      log.close();
-      return model;
-    },
-    (cause: unknown) => {
-      const error = interruptedOr(cause, options.signal);
-      log.close({ error });
-      throw error;
-    },
+  return startRun((emit) =>
+    learn(data, options, new StageLog(emit)).catch((cause: unknown) => {
+      throw interruptedOr(cause, options.signal);
+    }),
   );
-  result.catch(() => {}); // whoever iterates gets the error there; without this Node would call it unhandled
-  return { result, [Symbol.asyncIterator]: () => log[Symbol.asyncIterator]() };
 }
 
 /**
@@ -92,7 +81,7 @@ function interruptedOr(cause: unknown, signal?: AbortSignal): unknown {
   return known ? cause : new FewtuneError('INTERRUPTED', 'interrupted before it finished', { cause });
 }
 
-async function learn(data: TextDataset, options: TrainOptions, log: EventLog): Promise<TrainedModel> {
+async function learn(data: TextDataset, options: TrainOptions, log: StageLog): Promise<TrainedModel> {
   const started = performance.now();
   const candidates = checkTrainOptions(options);
   const { method = trainDefaults.method, seed = trainDefaults.seed, budget = trainDefaults.budget, signal } = options;

@@ -2,6 +2,7 @@ import { EngineError } from '../../errors.js';
 import type { DType, HostTensor } from '../../host-tensor.js';
 import { hostTensor, zeros } from '../../host-tensor.js';
 import type { Named } from '../../optim/optimizer.js';
+import { uniforms } from '../../random.js';
 import type { OnnxNode } from '../model.js';
 import type { Adapter } from './adapter.js';
 import type { NamePattern } from './names.js';
@@ -50,7 +51,7 @@ export function insertLora(fn: OnnxFunction, options: InsertLoraOptions = {}): O
   const all = targetsOf(fn.parts);
   const names = [...new Set(all.flatMap((target) => target.names))];
   const chosen = namesMatching(wanted, names, 'MatMul or Gemm node, or weight of one,');
-  const random = mulberry32(seed);
+  const random = uniforms(seed);
   const taken = new Set(Object.keys(fn.weights));
   const free = (base: string, end: string) => {
     let name = `${base}.${end}`;
@@ -186,15 +187,4 @@ function sourceOf(
     at = maker!.input[0] ?? '';
   }
   return undefined;
-}
-
-/** Uniform numbers in [0, 1) from a seed. */
-function mulberry32(seed: number): () => number {
-  let state = seed >>> 0;
-  return () => {
-    state = (state + 0x6d2b79f5) >>> 0;
-    let t = Math.imul(state ^ (state >>> 15), state | 1);
-    t ^= t + Math.imul(t ^ (t >>> 7), t | 61);
-    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
-  };
 }

@@ -39,12 +39,3 @@ export function innerLoop(
   }
   return trajectory;
 }
-
-/** The weights after the last step of {@link innerLoop}. */
-export function adaptWeights(
-  loss: (weights: Named<Tensor>) => Tensor,
-  weights: Named<Tensor>,
-  options: InnerLoopOptions,
-): Named<Tensor> {
-  return innerLoop(loss, weights, options).at(-1)!;
-}

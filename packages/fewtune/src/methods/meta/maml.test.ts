@@ -2,6 +2,7 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type HostTensor, hostTensor } from '@fewtune/engine';
+import { writeSafetensors } from '@fewtune/models';
 import { afterAll, describe, expect, test } from 'vitest';
 import { createRandom, type Random } from '../../data/random.js';
 import { Maml } from './maml.js';
@@ -178,9 +179,20 @@ describe('checkpoints', () => {
     await expect(resume({}, `${path}.gone`)).rejects.toMatchObject({ code: 'FILE_NOT_FOUND' });
     writeFileSync(join(folder, 'cut'), readFileSync(path).subarray(0, 100));
     await expect(resume({}, join(folder, 'cut'))).rejects.toMatchObject({ code: 'FILE_UNREADABLE' });
+    await writeSafetensors(join(folder, 'other'), model.weights, { configuration: '{', progress: '{}' });
+    await expect(resume({}, join(folder, 'other'))).rejects.toThrow('no checkpoint of meta-training');
     const nowhere = maml.metaTrain(given, { checkpoint: { path: join(folder, 'no', 'folder') } });
     await expect(nowhere.result).rejects.toMatchObject({ code: 'OUTPUT_UNWRITABLE' });
   });
+});
+
+test('defaults that differ between variants', async () => {
+  await using plain = new Maml({ model });
+  await using implicit = new Maml({ model, variant: 'imaml' });
+  await using reptile = new Maml({ model, variant: 'reptile' });
+  expect(plain.options).toMatchObject({ innerSteps: 5, metaLr: 0.001 });
+  expect(implicit.options).toMatchObject({ innerSteps: 16, metaLr: 0.001 });
+  expect(reptile.options).toMatchObject({ innerSteps: 5, metaLr: 0.1 });
 });
 
 test('what was learned, rates and all, starts another Maml', async () => {

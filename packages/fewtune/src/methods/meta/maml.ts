@@ -1,5 +1,6 @@
 import { compile, constant, type HostTensor, type Named, type Program, softmax, type Tensor } from '@fewtune/engine';
 import { FewtuneError } from '../../errors.js';
+import { type Run, startRun } from '../../run.js';
 import { checkExamples, type MetaModel, type MetaTask, rowSpec } from './meta-model.js';
 import {
   type MetaTrainEvent,
@@ -8,7 +9,6 @@ import {
   metaTrain,
   type TaskBatches,
 } from './meta-train.js';
-import { type Run, startRun } from './progress.js';
 import { adaptTo, type BilevelOptions, isAdapted, mamlVariants, startParams, withoutRates } from './task-loss.js';
 
 export interface MamlOptions extends Partial<BilevelOptions> {
@@ -31,7 +31,6 @@ export interface AdaptedModel {
 const defaults = {
   variant: 'maml',
   innerLr: 0.01,
-  innerSteps: 5,
   loss: 'cross-entropy',
   proximal: 1,
   transductive: false,
@@ -41,9 +40,10 @@ const defaults = {
  * Model-agnostic meta-learning: start weights from which a few steps of gradient descent on a few examples do well. Finn
  * et al. 2017, arXiv:1703.03400, and its variants: FOMAML, ANIL, BOIL, Meta-SGD, MAML++, Reptile and implicit MAML.
  *
- * Options and defaults: `variant` maml, `innerLr` 0.01, `innerSteps` 5, `metaLr` 0.001, `loss` cross-entropy,
- * `proximal` (λ of implicit MAML) 1, `transductive` false. Where the model normalises by batch statistics, those of the query set are only used with
- * `transductive: true`, which is how the papers measured; a query's prediction then depends on the other queries.
+ * Options and defaults: `variant` maml, `innerLr` 0.01, `innerSteps` 5 (implicit MAML 16, as its inner loop must
+ * converge), `metaLr` 0.001 (Reptile 0.1), `loss` cross-entropy, `proximal` (λ of implicit MAML) 1, `transductive` false.
+ * Where the model normalises by batch statistics, those of the query set are only used with `transductive: true`, which is
+ * how the papers measured; a query's prediction then depends on the other queries.
  *
  * @throws FewtuneError OPTION_INVALID
  * @example
@@ -62,7 +62,8 @@ export class Maml {
 
   constructor({ model, threads, start, ...given }: MamlOptions) {
     const metaLr = given.metaLr ?? (given.variant === 'reptile' ? 0.1 : 0.001);
-    this.options = { ...defaults, ...given, metaLr };
+    const innerSteps = given.innerSteps ?? (given.variant === 'imaml' ? 16 : 5);
+    this.options = { ...defaults, ...given, metaLr, innerSteps };
     checkOptions(this.options, model);
     this.model = model;
     this.threads = threads;

@@ -61,10 +61,11 @@ export async function readCheckpoint(
     if (!(cause instanceof ModelError)) throw cause;
     throw new FewtuneError('FILE_UNREADABLE', `${path} is no checkpoint, or is damaged.`, { cause });
   });
-  if (metadata.configuration === undefined || metadata.progress === undefined) {
+  const theirs = parsed(metadata.configuration);
+  const progress = parsed(metadata.progress);
+  if (!theirs || !progress) {
     throw new FewtuneError('FILE_UNREADABLE', `${path} holds tensors, but is no checkpoint of meta-training.`);
   }
-  const theirs = JSON.parse(metadata.configuration) as Record<string, unknown>;
   const ours = configurationOf(bilevel, length);
   const other = Object.keys(ours).filter((key) => JSON.stringify(ours[key]) !== JSON.stringify(theirs[key]));
   if (other.length > 0) {
@@ -78,5 +79,15 @@ export async function readCheckpoint(
       `${path} is of a run with ${each.join('; ')}. Use the options it was begun with, or start anew.`,
     );
   }
-  return { progress: JSON.parse(metadata.progress) as Progress, state: tensors };
+  return { progress: progress as unknown as Progress, state: tensors };
+}
+
+/** The object that a text is the JSON of; undefined when it is none. */
+function parsed(text: string | undefined): Record<string, unknown> | undefined {
+  try {
+    const value: unknown = JSON.parse(text ?? 'null');
+    return typeof value === 'object' && value !== null ? (value as Record<string, unknown>) : undefined;
+  } catch {
+    return undefined;
+  }
 }
