@@ -62,7 +62,7 @@ export function weightedMeans(
 
 /**
  * Attention over dimensions: a diagonal metric [hidden] of mean 1, computed from this support alone.
- * m_j = (1 − λ) · b_j / (w_j + mean w) · scale + λ: b_j is the variance of the class means along dimension j, w_j that
+ * m_j = (1 − λ) · r_j / mean r + λ, r_j = b_j / (w_j + mean w): b_j is the variance of the class means along dimension j, w_j that
  * of the rows about their class mean. Dimensions that tell classes apart more than they vary inside them count more.
  * All ones when no class has two rows, or when there is one class only.
  */
@@ -93,8 +93,8 @@ export function dimensionAttention(data: LabelledFeatures, means: Float32Array, 
  * The improved prototype as a linear head: p_c = Σ a_i x_i, score_c(x) = xᵀ M p_c / √(p_cᵀ M p_c) with M diagonal. The
  * weights are settled once the support is known, so the head is the same affine map as the plain prototype's (Snell et
  * al. 2017, arXiv:1703.05175) and is saved, exported and served like it. Nothing in the attention is
- * learned. On clean labels it is 0.5 to 2.5 points behind the plain prototype; with a wrong label in five it is up to 0.3
- * ahead with few classes and behind with many (`bench/README.md`): an experiment, not a recommendation.
+ * learned. On clean labels it is 0.4 to 2.8 points behind the plain prototype; with a wrong label in five it is up to 0.3
+ * ahead at 5 ways and behind at 27 and 50 (`bench/README.md`): an experiment, not a recommendation.
  *
  * @param support features of unit length, every class with a row
  * @throws FewtuneError OPTION_INVALID for a temperature that is not above 0 or a shrinkage outside 0 to 1
