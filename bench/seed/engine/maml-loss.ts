@@ -1,4 +1,4 @@
-import { add, crossEntropy, grad, mul, type Named, sub, type Tensor } from '@fewtune/engine';
+import { crossEntropy, grad, mul, type Named, sub, type Tensor } from '@fewtune/engine';
 import type { Conv4 } from '@fewtune/models';
 
 export const channels = 64;
@@ -26,10 +26,3 @@ export function mamlLoss(
   }
   return crossEntropy(forward(fast, task.queryImages), task.queryLabels);
 }
-
-/** Mean of the tasks' losses. */
-export const meanLoss = (losses: readonly Tensor[]): Tensor =>
-  mul(
-    losses.reduce((a, b) => add(a, b)),
-    1 / losses.length,
-  );

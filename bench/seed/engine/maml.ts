@@ -1,13 +1,4 @@
-import {
-  adamW,
-  constantRate,
-  type HostTensor,
-  hostTensor,
-  reshape,
-  slice,
-  type Tensor,
-  trainStep,
-} from '@fewtune/engine';
+import { adamW, constantRate, type HostTensor, hostTensor, scalar, trainStep } from '@fewtune/engine';
 import { conv4 } from '@fewtune/models';
 import { type Contender, timeEach } from '../../lib/contender.js';
 import { contest } from '../../lib/contest.js';
@@ -15,7 +6,7 @@ import { threads } from '../../lib/machine.js';
 import { pythonRival } from '../../lib/peers.js';
 import type { Row } from '../../lib/report.js';
 import { normals } from '../../lib/statistics.js';
-import { blocks, channels, mamlLoss, meanLoss } from './maml-loss.js';
+import { blocks, channels, mamlLoss } from './maml-loss.js';
 import { type Convolution, forwardProduct, inputProduct, productsContender, weightProduct } from './matrix-products.js';
 import type { Part, PartContext } from './part.js';
 
@@ -48,6 +39,10 @@ async function mamlStep(tasks: number, { quick, python, torch }: PartContext): P
   });
 }
 
+/**
+ * One task: the whole step in one program. Several tasks: a micro-batch each, in as many threads as there are cores; five
+ * images are too few for two cores to share an operator well, whose cost is worst when the cores share no cache.
+ */
 async function ourStep(tasks: number): Promise<Contender> {
   const support = ways * shots;
   const asked = ways * queries;
@@ -55,44 +50,33 @@ async function ourStep(tasks: number): Promise<Contender> {
   const step = await trainStep({
     params: model.weights,
     batch: {
-      supportImages: { dtype: 'float32', shape: [tasks, support, 1, size, size] },
-      supportLabels: { dtype: 'int64', shape: [tasks, support] },
-      queryImages: { dtype: 'float32', shape: [tasks, asked, 1, size, size] },
-      queryLabels: { dtype: 'int64', shape: [tasks, asked] },
+      supportImages: { dtype: 'float32', shape: [support, 1, size, size] },
+      supportLabels: { dtype: 'int64', shape: [support] },
+      queryImages: { dtype: 'float32', shape: [asked, 1, size, size] },
+      queryLabels: { dtype: 'int64', shape: [asked] },
     },
-    loss: (params, { batch }) => {
-      const ofTask = (x: Tensor, task: number) => reshape(slice(x, 0, task, task + 1), x.shape.slice(1));
-      const losses = Array.from({ length: tasks }, (_, task) => {
-        const own = {
-          supportImages: ofTask(batch.supportImages, task),
-          supportLabels: ofTask(batch.supportLabels, task),
-          queryImages: ofTask(batch.queryImages, task),
-          queryLabels: ofTask(batch.queryLabels, task),
-        };
-        return mamlLoss(model, params, own, { steps: innerSteps, lr: innerLr });
-      });
-      return meanLoss(losses);
-    },
+    loss: (params, { batch }) => mamlLoss(model, params, batch, { steps: innerSteps, lr: innerLr }),
     optimizer: adamW({ weightDecay: 0 }),
     schedule: constantRate(1e-3),
-    threads,
-    planMemory: tasks === 1, // four unrolled tasks are faster without
+    planMemory: true,
+    ...(tasks === 1 ? { threads } : { threads: 1, accumulate: { weight: () => scalar(1), replicas: threads } }),
   });
   const images = (rows: number, seed: number) =>
-    hostTensor('float32', [tasks, rows, 1, size, size], normals(tasks * rows * size * size, seed));
+    hostTensor('float32', [rows, 1, size, size], normals(rows * size * size, seed));
   const labels = (rows: number): HostTensor =>
     hostTensor(
       'int64',
-      [tasks, rows],
-      Array.from({ length: tasks * rows }, (_, row) => row % ways),
+      [rows],
+      Array.from({ length: rows }, (_, row) => row % ways),
     );
-  const given = {
-    supportImages: images(support, 1),
+  const given = Array.from({ length: tasks }, (_, task) => ({
+    supportImages: images(support, 2 * task + 1),
     supportLabels: labels(support),
-    queryImages: images(asked, 2),
+    queryImages: images(asked, 2 * task + 2),
     queryLabels: labels(asked),
-  };
-  return { name: 'Fewtune', time: (count) => timeEach(count, () => step.run(given)), close: () => step.dispose() };
+  }));
+  const run = () => step.run(tasks === 1 ? given[0]! : given);
+  return { name: 'Fewtune', time: (count) => timeEach(count, run), close: () => step.dispose() };
 }
 
 /**

@@ -1,10 +1,11 @@
 /** ONNX Runtime in Node.js: the only file that knows the native package. */
 import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { availableParallelism, tmpdir } from 'node:os';
 import path from 'node:path';
 import * as ort from 'onnxruntime-node';
 import { EngineError } from '../errors.js';
 import type { DType, HostTensor } from '../host-tensor.js';
+import { createInThread } from './session-thread.js';
 import { backendMissing, copyOf, extraOptions, identityModel, livesOnGpu, messageOf, runSession } from './shared.js';
 import type { Backend, DeviceTensor, OpenOptions, ProfileEvent, Residence, Session, SessionOptions } from './types.js';
 
@@ -26,8 +27,9 @@ export async function openSession(model: Uint8Array | string, options: OpenOptio
     throw backendMissing(backend, `onnxruntime-node has ${found.join(', ')} on ${process.platform}`, advice);
   }
   const threads = options.threads ?? (Number(process.env.FEWTUNE_THREADS) || undefined);
+  const create = options.thread === undefined ? ort.InferenceSession.create : createInThread;
   try {
-    const native = await ort.InferenceSession.create(model as Uint8Array, {
+    const native = await create(model as Uint8Array, {
       executionProviders: [backend],
       graphOptimizationLevel: 'all',
       extra: extraOptions(options),
@@ -51,6 +53,9 @@ export async function openSession(model: Uint8Array | string, options: OpenOptio
     throw new EngineError('SESSION_FAILED', `ONNX Runtime cannot open the program: ${message}`, { cause });
   }
 }
+
+export const threadsEach = (sessions: number): number =>
+  Number(process.env.FEWTUNE_THREADS) || Math.max(1, Math.floor(availableParallelism() / sessions));
 
 export async function recordProfile(
   model: Uint8Array,

@@ -28,7 +28,7 @@ export type DeviceTensor = Tensor;
 
 /** An open model and the backend it runs on. */
 export interface Session {
-  readonly native: InferenceSession;
+  readonly native: Pick<InferenceSession, 'run' | 'release' | 'endProfiling' | 'inputNames' | 'outputNames'>;
   readonly backend: Backend;
   readonly inputNames: readonly string[];
   readonly outputNames: readonly string[];
@@ -37,6 +37,11 @@ export interface Session {
 export interface OpenOptions extends SessionOptions {
   /** Outputs that stay in the device's memory, to be fed again; they are never read where a backend has no such thing. */
   readonly resident?: readonly string[];
+  /**
+   * The session works in a thread of its own, by this number, so that several work at once; every run copies its inputs
+   * there and its outputs back. Node.js only.
+   */
+  readonly thread?: number;
   /** Passes of the graph optimiser that the model has no use for. */
   readonly skippedOptimizers?: readonly string[];
   /** Where ONNX Runtime writes a profile of its operators: the beginning of a file's path. */
@@ -76,6 +81,8 @@ export interface BackendModule {
     outputs: Readonly<Record<string, DeviceTensor | null>>,
   ): Promise<Record<string, DeviceTensor>>;
   closeSession(session: Session): Promise<void>;
+  /** Threads for each of several sessions that work at once, where nothing else is said. */
+  threadsEach(sessions: number): number;
   /** What the profiler noted while `use` worked with a session of its own. @throws EngineError ARGUMENT_INVALID in browsers */
   recordProfile(
     model: Uint8Array,

@@ -72,6 +72,12 @@ export async function openSession(model: Uint8Array | string, options: OpenOptio
   if (backend !== 'wasm' && backend !== 'webgpu') {
     throw backendMissing(backend, 'browsers have wasm and webgpu', 'Use one of them, or leave `backend` out.');
   }
+  if (options.thread !== undefined) {
+    throw new EngineError(
+      'ARGUMENT_INVALID',
+      'sessions in threads of their own (`replicas`) are there in Node.js only',
+    );
+  }
   const ort = await load(backend, options.threads);
   try {
     const native = await ort.InferenceSession.create(model as Uint8Array, {
@@ -89,6 +95,8 @@ export async function openSession(model: Uint8Array | string, options: OpenOptio
     throw new EngineError('SESSION_FAILED', `ONNX Runtime cannot open the program: ${messageOf(cause)}`, { cause });
   }
 }
+
+export const threadsEach = (): number => 1;
 
 export async function recordProfile(): Promise<never> {
   throw new EngineError('ARGUMENT_INVALID', 'profiles are made in Node.js: ONNX Runtime writes them to a file');

@@ -36,9 +36,11 @@ export interface SizedTrace {
 export interface StateProgramOptions extends SessionOptions {
   /** Looks at everything that a run makes; where it is not finite, the error names the operator and its line. */
   readonly debugNans?: boolean;
+  /** Sessions stand in a thread of their own, by this number: several programs then work at once. */
+  readonly thread?: number;
 }
 
-const session = ({ debugNans: _, ...options }: StateProgramOptions): SessionOptions => options;
+const session = ({ debugNans: _, thread: __, ...options }: StateProgramOptions): SessionOptions => options;
 
 /** A program open for some sizes. */
 interface Opened {
@@ -95,7 +97,7 @@ export class StateProgram {
       const resident = state.resident(written);
       const inPlace = written.length > 0 && state.hasPlaces(written);
       const whole = inPlace ? stoppingBeforeCopies(model) : model;
-      const shared = await shareSession(whole, { ...session(options), resident });
+      const shared = await shareSession(whole, { ...session(options), thread: options.thread, resident });
       const [reads, writes, results] = [trace.reads, trace.writes, trace.results].map(Object.keys);
       return { graph, reads: reads!, writes: writes!, results: results!, inPlace, shared };
     };

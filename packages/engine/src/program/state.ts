@@ -91,6 +91,14 @@ export class ProgramState {
     return values;
   }
 
+  /** Adds to values that stand in host memory. */
+  add(values: Named<HostTensor>): void {
+    for (const [name, { data }] of Object.entries(values)) {
+      const [sums, added] = [this.pair(name).current.data, data] as unknown as [number[], number[]]; // or bigints
+      for (let i = 0; i < sums.length; i++) sums[i]! += added[i]!;
+    }
+  }
+
   /** Sets values to zero. */
   async clear(names: readonly string[]): Promise<void> {
     for (const name of names) {

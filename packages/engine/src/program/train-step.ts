@@ -9,6 +9,7 @@ import type { MemoryPlan } from './memory.js';
 import type { Profile, ProfileOptions } from './profile.js';
 import { profilePrograms } from './profile.js';
 import { Queue } from './queue.js';
+import { checkReplicas, Replicas, replicaGiven } from './replicas.js';
 import type { RowSelection } from './row-tables.js';
 import { RowTables } from './row-tables.js';
 import { Shadow } from './shadow.js';
@@ -16,7 +17,7 @@ import { ProgramState } from './state.js';
 import type { SizedTrace, StateTrace } from './state-program.js';
 import { StateProgram } from './state-program.js';
 import type { TrainStepOptions } from './train-options.js';
-import { tracePart, traceShadow, traceWhole } from './train-traces.js';
+import { tracePart, traceReplica, traceShadow, traceWhole } from './train-traces.js';
 import type { HostBatch, StepMetrics } from './update.js';
 import {
   accepted,
@@ -47,7 +48,7 @@ export class TrainStep<B extends Named<TensorSpec>> {
     private readonly fixed: Readonly<Record<string, DeviceTensor>>,
     private readonly state: ProgramState,
     /** The whole step at once, or a micro-batch and the update. */
-    private readonly programs: { whole: StateProgram } | { part: StateProgram; update: StateProgram },
+    private readonly programs: { whole: StateProgram } | { part: StateProgram | Replicas; update: StateProgram },
     private readonly where: SessionOptions,
     private readonly shadow: Shadow | undefined,
     private readonly tables: RowTables | undefined,
@@ -63,6 +64,8 @@ export class TrainStep<B extends Named<TensorSpec>> {
     if (accumulate && options.rows) {
       throw new EngineError('ARGUMENT_INVALID', 'trainStep: `rows` and `accumulate` do not go together');
     }
+    const replicas = typeof accumulate === 'object' ? accumulate.replicas : undefined;
+    if (replicas !== undefined) checkReplicas(replicas, options);
     const values = { ...startState(params, options), ...(accumulate && startSums(params)) };
     const tables = options.rows && RowTables.of(values, options.rows, batch);
     const where = { backend: options.backend, threads: options.threads, planMemory: options.planMemory };
@@ -77,11 +80,12 @@ export class TrainStep<B extends Named<TensorSpec>> {
         return tables ? tables.handOver(traced) : traced;
       },
     });
+    const part = () =>
+      replicas === undefined
+        ? open('micro-batch', sized(tracePart))
+        : Replicas.open(replicas, sized(traceReplica), { ...where, debugNans: options.debugNans });
     const programs = accumulate
-      ? {
-          part: await open('micro-batch', sized(tracePart)),
-          update: await open('update', traceSumsUpdate(start, options)),
-        }
+      ? { part: await part(), update: await open('update', traceSumsUpdate(start, options)) }
       : { whole: await open('training step', sized(traceWhole)) };
     const shadow = options.shadow
       ? new Shadow(await open('float32 shadow', sized(traceShadow)), options.shadow === true ? {} : options.shadow)
@@ -115,7 +119,7 @@ export class TrainStep<B extends Named<TensorSpec>> {
       );
     }
     try {
-      for (const part of Array.isArray(batch) ? batch : [batch]) await this.accumulateNow(part);
+      await this.accumulateNow(Array.isArray(batch) ? batch : [batch]);
       return await this.updateNow();
     } catch (error) {
       await this.discardNow();
@@ -125,13 +129,24 @@ export class TrainStep<B extends Named<TensorSpec>> {
 
   /** Adds the gradient of a micro-batch to the sums. Needs the option `accumulate`. */
   accumulate(batch: HostBatch<B>): Promise<{ loss: number }> {
-    return this.queue.add(() => this.accumulateNow(batch));
+    return this.queue.add(async () => ({ loss: (await this.accumulateNow([batch]))[0]! }));
   }
 
-  private async accumulateNow(batch: HostBatch<B>): Promise<{ loss: number }> {
-    const { loss } = await this.checked(this.parts().part, batch);
-    this.waiting++;
-    return { loss: Number(loss!.data[0]) };
+  private async accumulateNow(batches: readonly HostBatch<B>[]): Promise<readonly number[]> {
+    const { part } = this.parts();
+    if (part instanceof Replicas) {
+      const given = batches.map((batch) => this.feeds(batch).given);
+      const losses = await part.accumulate(given, this.state, this.waiting);
+      this.waiting += losses.length;
+      return losses;
+    }
+    const losses: number[] = [];
+    for (const batch of batches) {
+      const { loss } = await this.checked(part, batch);
+      this.waiting++;
+      losses.push(Number(loss!.data[0]));
+    }
+    return losses;
   }
 
   /**
@@ -193,7 +208,7 @@ export class TrainStep<B extends Named<TensorSpec>> {
    * symbolic, it says so, and gives the program for each of the sizes that have been run.
    */
   print(): string {
-    return Object.values<StateProgram>(this.programs)
+    return this.shown()
       .map((program) => program.print())
       .join('\n\n');
   }
@@ -208,10 +223,10 @@ export class TrainStep<B extends Named<TensorSpec>> {
   profile(batch: HostBatch<B>, options: ProfileOptions = {}): Promise<Profile> {
     return this.queue.add(async () => {
       const { given } = this.feeds(batch);
-      const parts =
-        'whole' in this.programs
-          ? [await this.programs.whole.profiled(given)]
-          : [await this.programs.part.profiled(given), await this.programs.update.profiled({})];
+      const [first, update] = this.shown();
+      const replicated = 'part' in this.programs && this.programs.part instanceof Replicas;
+      const parts = [await first!.profiled(replicated ? replicaGiven(given, this.state, this.waiting) : given)];
+      if (update) parts.push(await update.profiled({}));
       return profilePrograms(parts, this.where, options);
     });
   }
@@ -224,14 +239,13 @@ export class TrainStep<B extends Named<TensorSpec>> {
    * @throws EngineError ARGUMENT_INVALID when one is missing
    */
   memory(sizes: Readonly<Record<string, number>> = {}): Promise<MemoryPlan> {
-    const program = 'whole' in this.programs ? this.programs.whole : this.programs.part;
-    return program.memory(new Map(Object.entries(sizes)));
+    return this.shown()[0]!.memory(new Map(Object.entries(sizes)));
   }
 
   /** Lets what was asked for before come to its end; what is asked for later is refused. */
   dispose(): Promise<void> {
     return this.queue.add(async () => {
-      for (const program of Object.values<StateProgram>(this.programs)) await program.dispose();
+      for (const program of Object.values<StateProgram | Replicas>(this.programs)) await program.dispose();
       await this.shadow?.dispose();
       this.state.dispose();
       for (const tensor of Object.values(this.fixed)) if (tensor.location === 'gpu-buffer') tensor.dispose();
@@ -242,7 +256,14 @@ export class TrainStep<B extends Named<TensorSpec>> {
     await this.dispose();
   }
 
-  private parts(): { part: StateProgram; update: StateProgram } {
+  /** The programs, of several that are alike one. */
+  private shown(): readonly StateProgram[] {
+    if ('whole' in this.programs) return [this.programs.whole];
+    const { part, update } = this.programs;
+    return [part instanceof Replicas ? part.program : part, update];
+  }
+
+  private parts(): { part: StateProgram | Replicas; update: StateProgram } {
     if ('part' in this.programs) return this.programs;
     throw new EngineError(
       'ARGUMENT_INVALID',

@@ -4,13 +4,13 @@ import { div, mul, sizeOf } from '../ops/arithmetic.js';
 import { globalNorm } from '../optim/clip.js';
 import type { Named } from '../optim/optimizer.js';
 import type { Tensor, TensorSpec } from '../tensor.js';
-import { scalar } from '../tensor.js';
+import { placeholder, scalar } from '../tensor.js';
 import { valueAndGrad } from '../transforms/grad.js';
 import { withPrecision } from '../transforms/precision.js';
 import type { StateTrace } from './state-program.js';
 import type { TrainStepOptions } from './train-options.js';
 import type { TracedBatch } from './update.js';
-import { addGradients, addLoss, givenInputs, seedOf, stateInputs, traceUpdate, under } from './update.js';
+import { addGradients, addLoss, givenInputs, prefixed, seedOf, stateInputs, traceUpdate, under } from './update.js';
 
 export function traceWhole<B extends Named<TensorSpec>>(
   options: TrainStepOptions<B>,
@@ -29,6 +29,35 @@ export function tracePart<B extends Named<TensorSpec>>(
   start: Named<TensorSpec>,
 ): StateTrace {
   const reads = stateInputs(start, 'step', 'param', 'scale', 'sum');
+  const { given, loss, gradient, weighted, weight } = partOf(options, reads);
+  const scale = reads['scale/value'];
+  const norm = () => div(globalNorm(Object.values(gradient)), scale ?? weight);
+  return {
+    reads,
+    given,
+    writes: { ...addGradients(reads, weighted), ...addLoss(reads, loss, weight) },
+    results: { loss, ...(options.shadow && { gradientNorm: norm(), ...(scale && { lossScale: scale }) }) },
+  };
+}
+
+/** A micro-batch that is given all it reads, and returns what is to be added to the sums: it may run anywhere. */
+export function traceReplica<B extends Named<TensorSpec>>(
+  options: TrainStepOptions<B>,
+  start: Named<TensorSpec>,
+): StateTrace {
+  const reads = stateInputs(start, 'step', 'param', 'scale');
+  const count = placeholder('sum/count', { dtype: 'int64', shape: [] });
+  const { given, loss, weighted, weight } = partOf(options, { ...reads, 'sum/count': count });
+  return {
+    reads: {},
+    given: { ...given, ...reads, 'sum/count': count },
+    writes: {},
+    results: { loss, ...prefixed(weighted, 'sum/gradient'), 'sum/loss': mul(loss, weight), 'sum/weight': weight },
+  };
+}
+
+/** Loss and gradient of a micro-batch; `weighted` is the gradient times what the loss is a mean over. */
+function partOf<B extends Named<TensorSpec>>(options: TrainStepOptions<B>, reads: Named<Tensor>) {
   const { given, ...inputs } = givenInputs(options.frozen ?? {}, options.batch, options.packFrozen);
   const weight = weightOf(options, inputs.batch);
   const scale = reads['scale/value'];
@@ -38,13 +67,7 @@ export function tracePart<B extends Named<TensorSpec>>(
   const weighted = scale
     ? Object.fromEntries(Object.entries(gradient).map(([name, g]) => [name, mul(g, weight)]))
     : gradient;
-  const norm = () => div(globalNorm(Object.values(gradient)), scale ?? weight);
-  return {
-    reads,
-    given,
-    writes: { ...addGradients(reads, weighted), ...addLoss(reads, loss, weight) },
-    results: { loss, ...(options.shadow && { gradientNorm: norm(), ...(scale && { lossScale: scale }) }) },
-  };
+  return { given, loss, gradient, weighted, weight };
 }
 
 /** Loss and gradient norm in float32. */
