@@ -20,6 +20,7 @@ export const errorCodes = {
   MODEL_NOT_FOUND: 'input',
   MODEL_CORRUPT: 'input',
   MODEL_UNSUPPORTED: 'input',
+  ADAPTER_MISMATCH: 'input',
   OUTPUT_UNWRITABLE: 'input',
   INTERRUPTED: 'interrupted',
   INTERNAL: 'internal',

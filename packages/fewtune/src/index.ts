@@ -57,6 +57,15 @@ export {
   attentionPrototypeHead,
 } from './methods/metric/attention-prototype.js';
 export { prototypeHead } from './methods/metric/prototype.js';
+export {
+  type Adapted,
+  type AdapterBase,
+  adaptEncoder,
+  applyAdapter,
+  type LoraAdapter,
+  mergeAdapter,
+} from './methods/peft/adapter.js';
+export { adapterFiles, adapterFromFiles, readAdapter, writeAdapter } from './methods/peft/peft-files.js';
 export { methods, parseOptions } from './methods/registry.js';
 export type { Run } from './run.js';
 export { table } from './text.js';

@@ -55,6 +55,12 @@ test('what is serialised is parsed: dtypes, shapes, every bit, metadata, at any 
   );
 });
 
+test('a Buffer is parsed like any other bytes', () => {
+  const value: HostTensor = { dtype: 'float32', shape: [2], data: new Float32Array([1, 2]) };
+  const bytes = Buffer.from(serializeSafetensors({ a: value, b: value }));
+  expect(parseSafetensors(bytes).tensors.b).toEqual(value);
+});
+
 test('a file is read back, whole or in part, and writing leaves nothing beside it', async () => {
   const folder = await mkdtemp(join(tmpdir(), 'safetensors-'));
   const path = join(folder, 'a.safetensors');

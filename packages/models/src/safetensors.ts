@@ -34,7 +34,8 @@ export function parseSafetensors(bytes: Uint8Array, source = 'the buffer'): Safe
   const header = parseHeader(bytes.subarray(8, dataStart), bytes.byteLength - dataStart, source);
   const tensors = emptyRecord<HostTensor>();
   for (const entry of header.entries) {
-    const raw = bytes.slice(dataStart + entry.begin, dataStart + entry.end); // own, aligned memory
+    // Own, aligned memory: a Buffer's own slice would be a view of the whole file.
+    const raw = Uint8Array.prototype.slice.call(bytes, dataStart + entry.begin, dataStart + entry.end);
     tensors[entry.name] = decode(entry, raw);
   }
   return { tensors, metadata: header.metadata };

@@ -25,11 +25,16 @@ export async function checkOutput(folder: string): Promise<void> {
  * Writes `files` (relative path to bytes) as `folder`: into a sibling first, which is renamed when everything is on
  * disk. A model that stood there is moved aside before and removed after, so that the folder is whole at any time.
  *
+ * @param marker the file by which a folder that may be replaced is known
  * @throws FewtuneError OUTPUT_UNWRITABLE
  */
-export async function writeFolder(folder: string, files: ReadonlyMap<string, Uint8Array | string>): Promise<void> {
+export async function writeFolder(
+  folder: string,
+  files: ReadonlyMap<string, Uint8Array | string>,
+  marker = manifestFile,
+): Promise<void> {
   const target = resolve(folder);
-  await refuseForeign(target, folder);
+  await refuseForeign(target, folder, marker);
   const fresh = sibling(target, 'new');
   const old = sibling(target, 'old');
   try {
@@ -67,7 +72,7 @@ async function writeDurably(path: string, bytes: Uint8Array | string): Promise<v
 }
 
 /** A folder with something in it is only ever replaced when it is a model of ours. */
-async function refuseForeign(target: string, shown: string): Promise<void> {
+async function refuseForeign(target: string, shown: string, marker = manifestFile): Promise<void> {
   let entries: string[];
   try {
     entries = await readdir(target);
@@ -77,10 +82,10 @@ async function refuseForeign(target: string, shown: string): Promise<void> {
     }
     throw unwritable(shown, cause);
   }
-  if (entries.length > 0 && !entries.includes(manifestFile)) {
+  if (entries.length > 0 && !entries.includes(marker)) {
     throw new FewtuneError(
       'OUTPUT_UNWRITABLE',
-      `${shown}: the folder is not empty and is not a fewtune model (no ${manifestFile}), so it is left alone. ` +
+      `${shown}: the folder is not empty and is not what would be written (no ${marker}), so it is left alone. ` +
         'Name another folder with --out, or empty this one.',
     );
   }

@@ -1,0 +1,172 @@
+import { readdir, readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { convertFloat, type HostTensor } from '@fewtune/engine';
+import { parseSafetensors, serializeSafetensors } from '@fewtune/models';
+import { writeFolder } from '../../artifact/folder.js';
+import { FewtuneError } from '../../errors.js';
+import { adaptedModules, type LoraAdapter } from './adapter.js';
+import { moduleInPython, readPeftConfig, writePeftConfig } from './peft-config.js';
+
+export const configFile = 'adapter_config.json';
+export const weightsFile = 'adapter_model.safetensors';
+
+/** Every key of an injected method stands under it. */
+const root = 'base_model.model.';
+
+/** Task models put the encoder under one of these; our names have none. */
+const encoderPrefix = /^(bert|roberta|mpnet|distilbert)\./;
+
+const known = /\.lora_(A\.weight|B\.weight|B\.bias|embedding_A|embedding_B|magnitude_vector)$/;
+
+/** The base's fingerprint, in the metadata of the tensor file, where Python's readers do not look. */
+const fingerprintKey = 'fewtune.base_fingerprint';
+
+/**
+ * The files of an adapter as PEFT writes them. Equal adapters give equal bytes.
+ *
+ * @returns `adapter_config.json` and `adapter_model.safetensors`
+ */
+export function adapterFiles(adapter: LoraAdapter): Map<string, Uint8Array> {
+  const { weights, saved = {}, base = {}, prefix = '' } = adapter;
+  const modules = new Set(adaptedModules(adapter));
+  const tensors: Record<string, HostTensor> = {};
+  for (const [name, tensor] of Object.entries(weights)) tensors[root + prefix + name] = tensor;
+  for (const [name, tensor] of Object.entries(saved)) {
+    const at = name.lastIndexOf('.');
+    const module = name.slice(0, at);
+    // A bias beside an adapted weight lies in the layer that PEFT wraps.
+    const path = modules.has(module) ? `${module}.base_layer${name.slice(at)}` : name;
+    tensors[root + moduleInPython(path, prefix)] = tensor;
+  }
+  const metadata = { format: 'pt', ...(base.fingerprint && { [fingerprintKey]: base.fingerprint }) };
+  return new Map([
+    [configFile, new TextEncoder().encode(writePeftConfig(adapter))],
+    [weightsFile, serializeSafetensors(tensors, metadata)],
+  ]);
+}
+
+/**
+ * An adapter from the two files that PEFT writes; half-precision matrices become float32.
+ *
+ * @param files  bytes by file name; others are not looked at
+ * @param source what to call them in an error
+ * @throws FewtuneError MODEL_NOT_FOUND, MODEL_CORRUPT, MODEL_UNSUPPORTED
+ * @throws ModelError SAFETENSORS_INVALID for a truncated or overlapping file
+ */
+export function adapterFromFiles(files: ReadonlyMap<string, Uint8Array>, source = 'the adapter'): LoraAdapter {
+  const config = files.get(configFile);
+  const bytes = files.get(weightsFile);
+  if (!config) throw new FewtuneError('MODEL_NOT_FOUND', `${source} has no ${configFile}, so it is no PEFT adapter.`);
+  if (!bytes) {
+    const pickle = files.has('adapter_model.bin');
+    throw new FewtuneError(
+      pickle ? 'MODEL_UNSUPPORTED' : 'MODEL_CORRUPT',
+      pickle
+        ? `${source} holds adapter_model.bin, a pickle, which can run code and is not opened. Save it again as safetensors.`
+        : `${source} has no ${weightsFile}. Copy or download the whole folder again.`,
+    );
+  }
+  const settings = readPeftConfig(new TextDecoder().decode(config), `${source}: ${configFile}`);
+  const { tensors, metadata } = parseSafetensors(bytes, `${source}: ${weightsFile}`);
+  const weights: Record<string, HostTensor> = {};
+  const saved: Record<string, HostTensor> = {};
+  let prefix = '';
+  for (const [key, tensor] of Object.entries(tensors)) {
+    if (!key.startsWith(root)) throw corrupt(source, `the key "${key}" does not begin with "${root}"`);
+    const path = key.slice(root.length).replace(/lora_magnitude_vector\.weight$/, 'lora_magnitude_vector');
+    const [found = ''] = encoderPrefix.exec(path) ?? [];
+    const name = path.slice(found.length).replace('.base_layer.', '.');
+    prefix ||= found;
+    if (known.test(name)) weights[name] = float32(tensor, key, source);
+    else if (/\.(lora_|token_adapter\.)/.test(name)) {
+      throw new FewtuneError('MODEL_UNSUPPORTED', `${source}: tensors like "${key}" are not known to this version.`);
+    } else saved[name] = float32(tensor, key, source);
+  }
+  const fingerprint = metadata[fingerprintKey];
+  const adapter: LoraAdapter = {
+    ...settings,
+    weights,
+    ...(Object.keys(saved).length > 0 && { saved }),
+    ...(prefix && { prefix }),
+    ...((settings.base || fingerprint) && { base: { ...settings.base, ...(fingerprint && { fingerprint }) } }),
+  };
+  checkMatrices(adapter, source);
+  return adapter;
+}
+
+/**
+ * Writes an adapter as a folder that Python's `PeftModel.from_pretrained` loads; beside its place first, then renamed. An
+ * adapter that stood there is replaced, anything else is left alone.
+ *
+ * @throws FewtuneError OUTPUT_UNWRITABLE
+ */
+export async function writeAdapter(folder: string, adapter: LoraAdapter): Promise<void> {
+  await writeFolder(folder, adapterFiles(adapter), configFile);
+}
+
+/**
+ * Reads the adapter of a folder.
+ *
+ * @throws as {@link adapterFromFiles}
+ */
+export async function readAdapter(folder: string): Promise<LoraAdapter> {
+  const entries = await readdir(folder, { withFileTypes: true }).catch((cause: unknown) => {
+    throw new FewtuneError('MODEL_NOT_FOUND', `${folder}: there is no such folder.`, { cause });
+  });
+  const names = entries.map(({ name }) => name);
+  if (!names.includes(configFile)) {
+    const below = entries.filter((entry) => entry.isDirectory()).map(({ name }) => name);
+    const hint = below.length > 0 ? ` PEFT puts an adapter with a name into a folder below: ${below.join(', ')}?` : '';
+    throw new FewtuneError('MODEL_NOT_FOUND', `${folder} has no ${configFile}, so it is no PEFT adapter.${hint}`);
+  }
+  const files = new Map<string, Uint8Array>();
+  for (const file of [configFile, weightsFile]) {
+    if (names.includes(file)) files.set(file, await readFile(join(folder, file)));
+  }
+  if (names.includes('adapter_model.bin')) files.set('adapter_model.bin', new Uint8Array());
+  return adapterFromFiles(files, folder);
+}
+
+function float32(tensor: HostTensor, key: string, source: string): HostTensor {
+  if (tensor.dtype.startsWith('float')) return convertFloat(tensor, 'float32');
+  throw corrupt(source, `the tensor "${key}" is ${tensor.dtype}; adapters are made of floats`);
+}
+
+/** Each A has its B of the same rank, and the other way round; sizes agree. */
+function checkMatrices(adapter: LoraAdapter, source: string): void {
+  const { weights } = adapter;
+  const modules = adaptedModules(adapter);
+  if (modules.length === 0) throw corrupt(source, 'it adapts no module');
+  const expected = new Set<string>();
+  for (const module of modules) {
+    const table = weights[`${module}.lora_embedding_A`] !== undefined;
+    const [aName, bName] = table
+      ? [`${module}.lora_embedding_A`, `${module}.lora_embedding_B`]
+      : [`${module}.lora_A.weight`, `${module}.lora_B.weight`];
+    const [a, b] = [weights[aName]!, weights[bName]];
+    if (!b) throw corrupt(source, `"${bName}" is missing`);
+    if (a.shape.length !== 2 || b.shape.length !== 2) {
+      throw new FewtuneError(
+        'MODEL_UNSUPPORTED',
+        `${source}: ${module} is no linear layer (A [${a.shape.join(', ')}]).`,
+      );
+    }
+    if (a.shape[0] !== b.shape[1]) {
+      throw corrupt(source, `${module} has A [${a.shape.join(', ')}] and B [${b.shape.join(', ')}]`);
+    }
+    for (const name of [`${module}.lora_magnitude_vector`, `${module}.lora_B.bias`]) {
+      const vector = weights[name];
+      if (vector && vector.shape.join() !== String(b.shape[0])) {
+        throw corrupt(source, `"${name}" is [${vector.shape.join(', ')}], not [${b.shape[0]}]`);
+      }
+      expected.add(name);
+    }
+    expected.add(aName).add(bName);
+  }
+  const alone = Object.keys(weights).find((name) => !expected.has(name));
+  if (alone) throw corrupt(source, `"${alone}" has no A beside it`);
+}
+
+function corrupt(source: string, what: string): FewtuneError {
+  return new FewtuneError('MODEL_CORRUPT', `${source} is not a whole adapter: ${what}.`);
+}

@@ -1,0 +1,48 @@
+import { readFile } from 'node:fs/promises';
+import { fileURLToPath } from 'node:url';
+import { compile, constant, type HostTensor, type Named, type Tensor } from '@fewtune/engine';
+import { encode, type LinearFn, readSafetensors } from '@fewtune/models';
+
+const place = (path: string) => fileURLToPath(new URL(path, import.meta.url));
+
+const base = '../../../../models/test/fixtures/bert-tiny';
+export const adapterFolder = (name: string) => place(`../../../test/fixtures/peft/${name}`);
+
+/** The two-layer BERT with random weights that the golden adapters were made for. */
+export const tinyConfig = JSON.parse(await readFile(place(`${base}/config.json`), 'utf8')) as Record<string, unknown>;
+export const tinyWeights = (await readSafetensors(place(`${base}/model.safetensors`))).tensors;
+
+const { input_ids: inputIds, attention_mask: attentionMask } = (
+  await readSafetensors(place(`${base}/reference.safetensors`))
+).tensors as Record<string, HostTensor>;
+
+export const constants = (weights: Named<HostTensor>): Record<string, Tensor> =>
+  Object.fromEntries(Object.entries(weights).map(([name, value]) => [name, constant(value)]));
+
+/** Last hidden states of the golden tokens. */
+export async function hiddenStates(weights: Named<HostTensor>, adapt?: Adapt): Promise<Float32Array> {
+  const spec = { dtype: 'int64', shape: [3, 9] } as const;
+  const program = await compile(
+    (inputs) => {
+      const adapted = adapt?.(constants(weights)) ?? { weights: constants(weights) };
+      return encode(tinyConfig, adapted.weights, inputs, { linear: adapted.linear });
+    },
+    { inputIds: spec, attentionMask: spec } as const,
+  );
+  const { data } = await program.run({ inputIds: inputIds!, attentionMask: attentionMask! });
+  await program.dispose();
+  return data as Float32Array;
+}
+
+type Adapt = (weights: Record<string, Tensor>) => { weights: Named<Tensor>; linear?: LinearFn };
+
+/** Largest difference, real tokens only: what stands on padding is never read. */
+export function largestDifference(a: ArrayLike<number>, b: ArrayLike<number>): number {
+  const mask = attentionMask!.data as BigInt64Array;
+  const width = a.length / mask.length;
+  let largest = a.length === b.length ? 0 : Number.POSITIVE_INFINITY;
+  for (let i = 0; i < a.length; i++) {
+    if (mask[Math.floor(i / width)] === 1n) largest = Math.max(largest, Math.abs(a[i]! - b[i]!));
+  }
+  return largest;
+}
