@@ -56,6 +56,13 @@ export {
   type AttentionPrototypeOptions,
   attentionPrototypeHead,
 } from './methods/metric/attention-prototype.js';
+export {
+  type MetaTextEvent,
+  type MetaTextOptions,
+  type MetaTextResult,
+  metaTextDefaults,
+  metaTrainText,
+} from './methods/metric/meta-train-text.js';
 export { prototypeHead } from './methods/metric/prototype.js';
 export {
   type Adapted,

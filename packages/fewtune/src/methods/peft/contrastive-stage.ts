@@ -40,7 +40,16 @@ export interface StageContext {
   readonly random: Random;
   readonly threads?: number;
   readonly signal?: AbortSignal;
-  onStep?(step: number, metrics: { loss: number; lr: number }): void;
+  /** The next step waits for it; `stop` makes this one the last. */
+  onStep?(step: number, metrics: { loss: number; lr: number }, state: StageState): unknown;
+  /** What a run with the same seed had after `step` steps: its result is this one's, to the bit. */
+  readonly from?: { readonly step: number; readonly snapshot: Named<HostTensor> };
+}
+
+/** A look at a stage between two steps. Copies. */
+export interface StageState {
+  params(): Promise<Record<string, HostTensor>>;
+  snapshot(): Promise<Record<string, HostTensor>>;
 }
 
 /**
@@ -84,14 +93,14 @@ export async function contrastiveStage(
       { classes: options.classesPerBatch, perClass: options.perClass },
       context.random,
     );
+    if (context.from) await step.restore(context.from.snapshot);
     for (let i = 0; i < steps; i++) {
       throwIfAborted(context.signal);
       const rows = batches.next().value as number[];
+      const sentences = rows.map((row) => dropTokens(ids[row]!, options.tokenDropout, context.random));
+      if (i < (context.from?.step ?? 0)) continue; // drawn all the same: the next batch follows from it
       const metrics = await step.run({
-        ...packBatch(
-          rows.map((row) => dropTokens(ids[row]!, options.tokenDropout, context.random)),
-          padId,
-        ),
+        ...packBatch(sentences, padId),
         labels: hostTensor(
           'int64',
           [rows.length],
@@ -105,7 +114,7 @@ export async function contrastiveStage(
             `try a lower rate than ${lr}, e.g. ${(lr / 10).toPrecision(1)}`,
         );
       }
-      context.onStep?.(i + 1, metrics);
+      if ((await context.onStep?.(i + 1, metrics, step)) === 'stop') break;
     }
     return await step.params();
   } finally {

@@ -1,0 +1,236 @@
+import { createHash } from 'node:crypto';
+import { type HostTensor, hostTensor, type Named } from '@fewtune/engine';
+import { type Encoder, fingerprint } from '@fewtune/models';
+import type { EpisodeSource } from '../../data/meta-dataset.js';
+import { createRandom } from '../../data/random.js';
+import { FewtuneError } from '../../errors.js';
+import { type Run, startRun } from '../../run.js';
+import { contrastiveStage, type StageState } from '../peft/contrastive-stage.js';
+import { initLora, type LoraOptions, loraLinear, loraTargets, mergeLora } from '../peft/lora-layer.js';
+import { episodeAccuracy } from './episode-accuracy.js';
+import { type Kept, readTextCheckpoint, writeTextCheckpoint } from './text-checkpoint.js';
+
+/** How a text encoder is meta-trained; see {@link metaTrainText} for what the defaults are and reach. */
+export interface MetaTextOptions extends Partial<LoraOptions> {
+  readonly steps?: number;
+  /** Peak rate of AdamW, after a tenth of the steps; it then falls to 0. */
+  readonly lr?: number;
+  readonly classesPerBatch?: number;
+  /** Examples of each class in a batch. */
+  readonly perClass?: number;
+  /** τ of the contrastive loss. */
+  readonly temperature?: number;
+  /** Probability with which a token is left out, drawn anew for every batch. */
+  readonly tokenDropout?: number;
+  readonly weightDecay?: number;
+  /** Share of the trained update that is kept, 0 to 1. */
+  readonly interpolation?: number;
+  /** Classes that are not trained on: their episodes choose the step whose weights are kept, and when to stop. */
+  readonly validation?: EpisodeSource;
+  /** Steps between two looks at the validation classes; a quarter of the run when left out. */
+  readonly validateEvery?: number;
+  /** Looks without a new best after which the run stops; never when left out. */
+  readonly patience?: number;
+  /** A safetensors file for the run's state, written every so many steps (default: with every look) and on an interrupt. */
+  readonly checkpoint?: { readonly path: string; readonly every?: number };
+  /** A checkpoint of a run with the same options, data and encoder; the result is that of a run without a break. */
+  readonly resume?: string;
+  readonly seed?: number;
+  readonly threads?: number;
+  readonly signal?: AbortSignal;
+}
+
+export const metaTextDefaults = {
+  rank: 8,
+  alpha: 16,
+  targets: 'all-linear',
+  steps: 200,
+  lr: 5e-4,
+  classesPerBatch: 32,
+  perClass: 3,
+  temperature: 0.1,
+  tokenDropout: 0.25,
+  weightDecay: 0.01,
+  interpolation: 0.6,
+  seed: 7,
+} as const satisfies MetaTextOptions;
+
+export interface MetaTextEvent {
+  /** From 1. */
+  readonly step: number;
+  readonly steps: number;
+  /** Of this batch, before the step. */
+  readonly loss: number;
+  readonly lr: number;
+  readonly elapsedMs: number;
+  /** Accuracy of plain prototypes on the validation episodes, where this step had a look at them. */
+  readonly validation?: number;
+}
+
+export interface MetaTextResult {
+  /** What was learned: `<module>.lora_A.weight`, `<module>.lora_B.weight`; the interpolation is in B. */
+  readonly adapter: {
+    readonly method: 'lora';
+    readonly rank: number;
+    readonly alpha: number;
+    readonly targets: readonly string[];
+    readonly weights: Named<HostTensor>;
+    readonly base: { readonly id: string; readonly revision?: string; readonly fingerprint: string };
+  };
+  /** The encoder with the adapter merged into it and a fingerprint of its own: any method takes it. */
+  readonly encoder: Encoder;
+  /** Steps that were taken, and the one whose weights were kept. */
+  readonly steps: number;
+  readonly keptStep: number;
+  /** Accuracy on the validation episodes: at step 0, which is the encoder as it was, and at each look. */
+  readonly validation: readonly { readonly step: number; readonly accuracy: number }[];
+  readonly classes: readonly string[];
+}
+
+/**
+ * Meta-trains a text encoder on the classes of a source, so that classes it has never seen lie apart: LoRA weights on
+ * every linear layer, trained with the supervised contrastive loss on class-balanced batches, then moved back towards the
+ * base (WiSE-FT: Wortsman et al. 2022, arXiv:2109.01903), which keeps what the training classes do not teach.
+ *
+ * @throws FewtuneError CLASS_SINGLE, OPTION_INVALID, LOSS_NOT_FINITE, INTERRUPTED; of a checkpoint FILE_NOT_FOUND,
+ *   FILE_UNREADABLE, OPTION_INVALID (of another run), OUTPUT_UNWRITABLE
+ * @example
+ * const { train, validation, test } = metaDataset(data, splitClasses(data.classes, { train: 0.6, validation: 0.2, test: 0.2 }, 7));
+ * const run = metaTrainText(await loadEncoder(), train, { validation });
+ * for await (const { step, loss } of run) console.log(step, loss);
+ * const { encoder } = await run.result;
+ */
+export function metaTrainText(
+  encoder: Encoder,
+  source: EpisodeSource,
+  options: MetaTextOptions = {},
+): Run<MetaTextEvent, MetaTextResult> {
+  return startRun((emit) => trained(encoder, source, { ...metaTextDefaults, ...options }, emit));
+}
+
+type Settings = MetaTextOptions & Required<Pick<MetaTextOptions, keyof typeof metaTextDefaults>>;
+
+async function trained(
+  encoder: Encoder,
+  source: EpisodeSource,
+  settings: Settings,
+  emit: (event: MetaTextEvent) => void,
+): Promise<MetaTextResult> {
+  requirePairs(source);
+  const { rank, alpha, steps, signal, threads, checkpoint, validation } = settings;
+  const frozen = Object.fromEntries(Object.entries(encoder.weights).filter(([name]) => !name.startsWith('pooler.')));
+  const modules = loraTargets(frozen, settings.targets);
+  if (modules.length === 0) {
+    throw new FewtuneError(
+      'OPTION_INVALID',
+      `no linear layer of this encoder is named ${JSON.stringify(settings.targets)}.`,
+    );
+  }
+  const random = createRandom(settings.seed);
+  const params = initLora(frozen, modules, rank, random);
+  const identity = identityOf(encoder, source, settings);
+  const resumed = settings.resume === undefined ? undefined : await readTextCheckpoint(settings.resume, identity);
+
+  /** An encoder with some share of an update; not fingerprinted, which costs more than a step. */
+  const merged = (update: Named<HostTensor>): Encoder => ({
+    ...encoder,
+    weights: { ...encoder.weights, ...mergeLora(frozen, update, alpha / rank) },
+  });
+  const look = (update: Named<HostTensor>) =>
+    episodeAccuracy(merged(scaled(update, settings.interpolation)), validation!, { threads, signal });
+
+  let kept: Kept = resumed?.kept ?? { step: 0, params, looks: [] };
+  if (validation && !resumed) kept = { ...kept, looks: [{ step: 0, accuracy: await look(params) }] };
+  const every = settings.validateEvery ?? Math.max(1, Math.ceil(steps / 4));
+  const started = performance.now();
+  let last = resumed?.step ?? 0;
+
+  const onStep = async (step: number, metrics: { loss: number; lr: number }, state: StageState) => {
+    last = step;
+    const looking = validation !== undefined && (step % every === 0 || step === steps);
+    let accuracy: number | undefined;
+    if (looking) {
+      const found = await state.params();
+      accuracy = await look(found);
+      const best = Math.max(...kept.looks.map((entry) => entry.accuracy));
+      const looks = [...kept.looks, { step, accuracy }];
+      kept = accuracy > best ? { step, params: found, looks } : { ...kept, looks };
+    }
+    if (checkpoint) {
+      const due = checkpoint.every === undefined ? step % every === 0 : step % checkpoint.every === 0;
+      if (due || signal?.aborted) {
+        await writeTextCheckpoint(checkpoint.path, identity, { step, kept, snapshot: await state.snapshot() });
+      }
+    }
+    const elapsedMs = performance.now() - started;
+    emit({ step, steps, ...metrics, elapsedMs, ...(accuracy === undefined ? {} : { validation: accuracy }) });
+    const sinceBest = kept.looks.filter((entry) => entry.step > kept.step).length;
+    return looking && sinceBest >= (settings.patience ?? Number.POSITIVE_INFINITY) ? 'stop' : undefined;
+  };
+
+  const end = await contrastiveStage(
+    encoder,
+    { params, frozen, linear: (traced) => loraLinear(traced, alpha / rank) },
+    source.texts.map((text) => encoder.tokenizer.encode(text)),
+    source.labels,
+    encoder.tokenizer.padId,
+    { ...settings, warmup: 0.1, clipNorm: 1 },
+    { random, threads, signal, onStep, ...(resumed && { from: { step: resumed.step, snapshot: resumed.snapshot } }) },
+  );
+  if (!validation) kept = { step: last, params: end, looks: [] };
+  const weights = scaled(kept.params, settings.interpolation);
+  const tuned = merged(weights);
+  return {
+    adapter: {
+      method: 'lora',
+      rank,
+      alpha,
+      targets: modules,
+      weights,
+      base: {
+        id: encoder.id,
+        ...(encoder.revision && { revision: encoder.revision }),
+        fingerprint: encoder.fingerprint,
+      },
+    },
+    encoder: { ...tuned, fingerprint: fingerprint(tuned) },
+    steps: last,
+    keptStep: kept.step,
+    validation: kept.looks,
+    classes: source.classes,
+  };
+}
+
+/** W + share · ΔW: the share goes to B. */
+function scaled(params: Named<HostTensor>, share: number): Record<string, HostTensor> {
+  const entries = Object.entries(params).map(([name, tensor]): [string, HostTensor] => {
+    if (share === 1 || !name.endsWith('.lora_B.weight')) return [name, tensor];
+    const data = (tensor.data as Float32Array).map((value) => share * value);
+    return [name, hostTensor('float32', tensor.shape, data)];
+  });
+  return Object.fromEntries(entries);
+}
+
+/** The loss compares classes, and examples of one class. */
+function requirePairs({ labels, classes }: EpisodeSource): void {
+  const counts = new Int32Array(classes.length);
+  for (const label of labels) counts[label]!++;
+  const able = counts.filter((count) => count >= 2).length;
+  if (able >= 2) return;
+  throw new FewtuneError(
+    'CLASS_SINGLE',
+    `meta-training needs at least two classes with two examples each; of ${classes.length} classes ${able} ${able === 1 ? 'has' : 'have'} them.`,
+  );
+}
+
+/** Everything that must be the same for a resumed run to be the run it goes on from. */
+function identityOf(encoder: Encoder, source: EpisodeSource, settings: Settings): Record<string, unknown> {
+  const { checkpoint, resume, signal, threads, validation, ...plain } = settings;
+  const digest = (of: EpisodeSource | undefined) =>
+    of === undefined
+      ? null
+      : createHash('sha256')
+          .update(JSON.stringify([of.texts, [...of.labels], of.classes]))
+          .digest('hex');
+  return { ...plain, encoder: encoder.fingerprint, data: digest(source), validation: digest(validation) };
+}
