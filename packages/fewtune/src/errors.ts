@@ -14,6 +14,7 @@ export const errorCodes = {
   CLASS_TOO_SMALL: 'input',
   LABELS_CONFLICT: 'input',
   LABEL_UNKNOWN: 'input',
+  LABEL_EXISTS: 'input',
   CELL_TOO_LARGE: 'input',
   OPTION_INVALID: 'input',
   LOSS_NOT_FINITE: 'input',

@@ -1,9 +1,10 @@
-export { Classifier, type ModelReport, type Prediction } from './artifact/classifier.js';
+export { Classifier, type ModelReport, type Prediction, type PredictOptions } from './artifact/classifier.js';
 export type { ClassifierGraph, TokenInputs } from './artifact/graph.js';
-export { type LoadOptions, load } from './artifact/load.js';
-export type { Advice, EvaluatedOn, Manifest, Metrics } from './artifact/manifest.js';
+export type { LoadOptions } from './artifact/load.js';
+export type { Advice, EvaluatedOn, Manifest, Metrics, ModelChange } from './artifact/manifest.js';
+export type { Neighbour } from './artifact/neighbours.js';
 export { quantizeOnnx } from './artifact/quantize.js';
-export type { PredictOptions } from './artifact/session.js';
+export type { RunOptions } from './artifact/session.js';
 export {
   type ClassFold,
   type ClassSplit,
@@ -80,5 +81,8 @@ export { version } from './version.js';
 export { describeData, describeReport } from './workflow/describe.js';
 export { type Evaluation, evaluate } from './workflow/evaluate.js';
 export type { TrainEvent, TrainStage } from './workflow/events.js';
+export type { Forgotten } from './workflow/forget-class.js';
+export type { Learned, LearnOptions } from './workflow/learn-class.js';
+export { load } from './workflow/load.js';
 export { type TrainOptions, type TrainRun, train } from './workflow/train.js';
 export { TrainedModel } from './workflow/trained-model.js';

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { env, pipeline } from '@huggingface/transformers';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { load } from '../src/artifact/load.js';
+import { load } from '../src/workflow/load.js';
 import { fewtune } from './run-cli.js';
 
 const tickets = fileURLToPath(new URL('./fixtures/tickets.csv', import.meta.url));

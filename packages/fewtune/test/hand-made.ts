@@ -58,7 +58,8 @@ export function meanOfWords(words: readonly string[], classes: number, hidden = 
       const mask = unsqueeze(cast(attentionMask, 'float32'), -1); // [batch, seq, 1]
       const vectors = mul(gather(weights.table!, inputIds), mask); // [batch, seq, hidden]
       const mean = div(sum(vectors, { axes: [1] }), sum(mask, { axes: [1] })); // [batch, hidden]
-      return add(matMul(mean, weights['classifier.weight']!, { transposeB: true }), weights['classifier.bias']!);
+      const scores = matMul(mean, weights['classifier.weight']!, { transposeB: true });
+      return { logits: add(scores, weights['classifier.bias']!) };
     },
   };
 }

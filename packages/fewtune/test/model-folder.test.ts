@@ -5,8 +5,8 @@ import { env, pipeline } from '@huggingface/transformers';
 import * as ort from 'onnxruntime-node';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { checkOutput, writeFolder } from '../src/artifact/folder.js';
-import { load } from '../src/artifact/load.js';
 import { completeFolder, packModel } from '../src/artifact/pack.js';
+import { load } from '../src/workflow/load.js';
 import { meanOfWords, reportFor } from './hand-made.js';
 
 const words = Array.from(

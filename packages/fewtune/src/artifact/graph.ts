@@ -19,6 +19,12 @@ export interface ClassifierGraph {
   readonly config: Readonly<Record<string, unknown>>;
   /** Named weights, as in the checkpoint, with the head's beside them. */
   readonly weights: Readonly<Record<string, HostTensor>>;
-  /** logits [batch, classes], float32, before the calibration temperature. */
-  forward(weights: Readonly<Record<string, Tensor>>, inputs: TokenInputs): Tensor;
+  forward(weights: Readonly<Record<string, Tensor>>, inputs: TokenInputs): ClassifierOutputs;
+}
+
+export interface ClassifierOutputs {
+  /** [batch, classes], float32, before the calibration temperature. */
+  readonly logits: Tensor;
+  /** [batch, hidden], float32, rows of length 1: what the head reads, where there is a head. */
+  readonly features?: Tensor;
 }

@@ -1,9 +1,10 @@
 import { readFile, realpath, stat } from 'node:fs/promises';
 import { isAbsolute, join, relative, resolve, sep } from 'node:path';
 import { FewtuneError } from '../errors.js';
-import { Classifier } from './classifier.js';
+import type { ModelState } from './classifier.js';
 import { type Manifest, manifestFile, parseManifest, sha256Of } from './manifest.js';
 import { ClassifierSession } from './session.js';
+import { readSupport } from './support.js';
 
 export interface LoadOptions {
   /** `quantized` opens `onnx/model_quantized.onnx`: a quarter of the memory, nearly the same answers. Default `fp32`. */
@@ -15,14 +16,13 @@ export interface LoadOptions {
 const manifestSizeLimit = 64 * 2 ** 20;
 
 /**
- * Opens a model folder. The size and sha-256 of every file in its manifest are checked first, no path may leave the
+ * Opens a model folder for running. The size and sha-256 of every file in its manifest are checked first, no path may leave the
  * folder, and nothing in it is executed.
  *
  * @throws FewtuneError MODEL_NOT_FOUND, MODEL_CORRUPT, MODEL_UNSUPPORTED
  */
-export async function load(folder: string, options: LoadOptions = {}): Promise<Classifier> {
-  const manifest = await readManifest(folder);
-  const files = await readVerified(folder, manifest);
+export async function openModel(folder: string, options: LoadOptions = {}): Promise<ModelState> {
+  const { manifest, files } = await readFolder(folder);
   const onnxFile = options.weights === 'quantized' ? 'onnx/model_quantized.onnx' : 'onnx/model.onnx';
   for (const needed of ['tokenizer.json', 'tokenizer_config.json', onnxFile]) {
     if (!files.has(needed)) {
@@ -35,7 +35,14 @@ export async function load(folder: string, options: LoadOptions = {}): Promise<C
   const { files: _, ...report } = manifest;
   const { threads } = options;
   const session = await ClassifierSession.open(files, { onnxFile, ...(threads === undefined ? {} : { threads }) });
-  return new Classifier(report, session);
+  const support = readSupport(files, manifest, folder);
+  return { report, session, ...(support && { support }) };
+}
+
+/** Every file that the manifest of a folder lists, checked. @throws FewtuneError as {@link openModel} */
+export async function readFolder(folder: string): Promise<{ manifest: Manifest; files: Map<string, Uint8Array> }> {
+  const manifest = await readManifest(folder);
+  return { manifest, files: await readVerified(folder, manifest) };
 }
 
 async function readManifest(folder: string): Promise<Manifest> {
@@ -68,7 +75,7 @@ async function readVerified(folder: string, manifest: Manifest): Promise<Map<str
     if (sha256Of(bytes) !== sha256) {
       throw corrupt(shown, 'its contents were changed after it was written (sha-256 differs)');
     }
-    files.set(path, bytes);
+    files.set(path, new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.byteLength)); // not a Buffer, whose `slice` copies nothing
   }
   return files;
 }

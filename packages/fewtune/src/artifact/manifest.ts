@@ -49,6 +49,17 @@ export const adviceSchema = z.object({
 });
 export type Advice = z.infer<typeof adviceSchema>;
 
+/** A class learned or forgotten after training. */
+const changeSchema = z.object({
+  change: z.enum(['learn', 'forget']),
+  label: z.string(),
+  /** Examples that were given; for `forget`, examples that went. */
+  examples: z.number().int(),
+  at: z.string(),
+  library: z.string(),
+});
+export type ModelChange = z.infer<typeof changeSchema>;
+
 export const manifestSchema = z.object({
   schemaVersion: z.literal(1),
   task: z.literal('text-classification'),
@@ -77,6 +88,20 @@ export const manifestSchema = z.object({
     classes: z.number().int(),
     repairs: z.array(z.object({ kind: z.string(), count: z.number().int(), remedy: z.string() })),
   }),
+  /** The examples kept in the folder; absent where there are none, as in folders of version 0.1.0. */
+  support: z
+    .object({
+      rows: z.number().int().positive(),
+      /** Examples that the head learned from. */
+      learnedFrom: z.number().int(),
+      /** Whether `support.jsonl` has their texts. */
+      texts: z.boolean(),
+      /** Whether label names stand among the vectors. */
+      names: z.boolean(),
+    })
+    .optional(),
+  /** What was changed since the training, oldest first. The metrics are those from before. */
+  changes: z.array(changeSchema).optional(),
   seed: z.number().int(),
   seconds: z.number(),
   metrics: metricsSchema,

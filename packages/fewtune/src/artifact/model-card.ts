@@ -1,4 +1,5 @@
-import type { Manifest } from './manifest.js';
+import type { Manifest, ModelChange } from './manifest.js';
+import { supportFiles } from './support.js';
 
 const percent = (value: number) => `${(100 * value).toFixed(1)} %`;
 
@@ -6,6 +7,7 @@ const percent = (value: number) => `${(100 * value).toFixed(1)} %`;
 export function modelCard(manifest: Omit<Manifest, 'files'>): string {
   const { metrics, evaluatedOn, labels, trainingData, method, encoder, advice } = manifest;
   const [low, high] = metrics.accuracyInterval;
+  const { changes = [], support } = manifest;
   return `${frontMatter(manifest)}
 # Text classifier: ${labels.length} classes from ${trainingData.examples} examples
 
@@ -20,7 +22,7 @@ Learned with Fewtune ${manifest.library.version}, method \`${method.name}\`${
 | expected calibration error | ${metrics.ece.toFixed(3)} |
 
 How measured: ${evaluatedOn.how}
-
+${changes.length === 0 ? '' : changedSince(changes, trainingData.classes)}
 ## Use
 
 \`\`\`ts
@@ -35,7 +37,9 @@ const classify = await pipeline('text-classification', 'path/or/hub-id', { dtype
 \`\`\`
 
 Any ONNX Runtime reads \`onnx/model.onnx\`: inputs \`input_ids\` and \`attention_mask\` (int64, [batch, seq]), output
-\`logits\` [batch, ${labels.length}], already divided by the calibration temperature: a softmax gives the confidences.
+\`logits\` [batch, ${labels.length}], already divided by the calibration temperature: a softmax gives the confidences.${
+    support === undefined ? '' : ' The second\noutput, `features`, is the sentence vector that the head reads.'
+  }
 
 ## Learned from
 
@@ -43,7 +47,7 @@ Any ONNX Runtime reads \`onnx/model.onnx\`: inputs \`input_ids\` and \`attention
 ${trainingData.repairs.length === 0 ? '' : `\n${trainingData.repairs.map((r) => `- ${r.count} × ${r.kind}: ${r.remedy}`).join('\n')}\n`}
 Tried: ${advice.tried.map((t) => `${t.method}${t.accuracy === undefined ? '' : ` ${percent(t.accuracy)}`}`).join(', ')}. ${advice.rule}
 
-## Labels
+${support === undefined ? '' : keptExamples(support)}## Labels
 
 ${labels.map((label) => `- \`${inline(label)}\``).join('\n')}
 
@@ -51,6 +55,34 @@ ${labels.map((label) => `- \`${inline(label)}\``).join('\n')}
 
 The classifier always answers with one of the labels above, also for texts that belong to none of them.
 Its confidence was calibrated on texts like the training examples and means little on others.
+`;
+}
+
+function changedSince(changes: readonly ModelChange[], classes: number): string {
+  const lines = changes.map(({ change, label, examples, at }) => {
+    const what = change === 'learn' ? `learned from ${examples} examples` : `forgotten, with ${examples} examples`;
+    return `- \`${inline(label)}\` ${what}, ${at.slice(0, 10)}`;
+  });
+  return `
+These figures are from before the following changes, on the ${classes} classes of then. The encoder, the rows of the other
+classes and the calibration were left as they were:
+
+${lines.join('\n')}
+`;
+}
+
+function keptExamples({ rows, learnedFrom, texts }: NonNullable<Manifest['support']>): string {
+  const share = rows === learnedFrom ? `all ${rows} examples` : `${rows} of ${learnedFrom} examples`;
+  return `## Kept examples
+
+\`${supportFiles.vectors}\` holds the sentence vectors of ${share}, from which classes can be added without
+retraining and the neighbours of a text be shown.
+${
+  texts
+    ? `\`${supportFiles.texts}\` holds their texts: whoever has this folder can read them. To leave them out, train with \`--no-keep-examples\`.`
+    : 'Their texts are not kept. Something about a text can be guessed from its vector.'
+}
+
 `;
 }
 

@@ -3,7 +3,10 @@ import type { ModelReport } from './classifier.js';
 import type { ClassifierGraph } from './graph.js';
 import { type Manifest, manifestFile, printManifest, sha256Of } from './manifest.js';
 import { modelCard } from './model-card.js';
+import { type LinearHead, replaceHead } from './onnx-head.js';
 import { quantizeOnnx } from './quantize.js';
+import { textOf } from './session.js';
+import { type KeptSupport, packSupport } from './support.js';
 
 /** Hub class names by `model_type`, for config.json. */
 const architectures: Readonly<Record<string, string>> = {
@@ -19,12 +22,28 @@ export function packModel(
   graph: ClassifierGraph,
   labels: readonly string[],
   temperature: number,
+  support?: KeptSupport,
 ): Map<string, Uint8Array | string> {
   return new Map<string, Uint8Array | string>([
     ['config.json', configJson(graph, labels)],
     ...Object.entries(graph.tokenizer.files),
     ['onnx/model.onnx', exportClassifier(graph, temperature)],
+    ...(support === undefined ? [] : packSupport(support, labels)),
   ]);
+}
+
+/** The running parts with other labels and another head; tokenizer, encoder and temperature stay. */
+export function repackModel(
+  packed: ReadonlyMap<string, Uint8Array | string>,
+  { labels, head, support }: { labels: readonly string[]; head: LinearHead; support: KeptSupport },
+): Map<string, Uint8Array | string> {
+  const { id2label: _, label2id: __, num_labels: ___, ...config } = JSON.parse(textOf(packed.get('config.json')!));
+  const files = new Map(packed);
+  for (const name of ['onnx/model_quantized.onnx', 'README.md', manifestFile]) files.delete(name); // made anew on saving
+  files.set('config.json', printConfig({ ...config, ...labelFields(labels) }));
+  files.set('onnx/model.onnx', replaceHead(packed.get('onnx/model.onnx') as Uint8Array, head));
+  for (const [name, content] of packSupport(support, labels)) files.set(name, content);
+  return files;
 }
 
 /** Adds what a folder has beside the running parts: quantised weights, model card and, last, the manifest. */
@@ -52,23 +71,32 @@ function exportClassifier(graph: ClassifierGraph, temperature: number): Uint8Arr
       const weights: Record<string, Tensor> = Object.fromEntries(
         Object.entries(graph.weights).map(([name, value]) => [name, constant(value, name)]),
       );
-      const logits = graph.forward(weights, { inputIds: input_ids!, attentionMask: attention_mask! });
-      return { logits: div(logits, scalar(temperature)) };
+      const { logits, features } = graph.forward(weights, { inputIds: input_ids!, attentionMask: attention_mask! });
+      return { logits: div(logits, scalar(temperature)), ...(features && { features }) };
     },
     { input_ids: spec, attention_mask: spec },
   );
 }
 
 function configJson(graph: ClassifierGraph, labels: readonly string[]): string {
-  // Object.fromEntries defines own properties, so a label such as `__proto__` is a key like any other.
-  const config = {
+  return printConfig({
     ...graph.config,
     architectures: [architectures[graph.modelType] ?? 'BertForSequenceClassification'],
     model_type: graph.modelType,
+    problem_type: 'single_label_classification',
+    ...labelFields(labels),
+  });
+}
+
+/** Object.fromEntries defines own properties, so a label such as `__proto__` is a key like any other. */
+function labelFields(labels: readonly string[]) {
+  return {
     num_labels: labels.length,
     id2label: Object.fromEntries(labels.map((label, i) => [String(i), label])),
     label2id: Object.fromEntries(labels.map((label, i) => [label, i])),
-    problem_type: 'single_label_classification',
   };
+}
+
+function printConfig(config: object): string {
   return `${JSON.stringify(config, null, 2)}\n`;
 }

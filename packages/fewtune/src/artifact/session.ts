@@ -2,7 +2,7 @@ import { type OnnxSession, openOnnx } from '@fewtune/engine';
 import { createTokenizer, lengthBatches, padBatch, type Tokenizer } from '@fewtune/models';
 import { throwIfAborted } from '../errors.js';
 
-export interface PredictOptions {
+export interface RunOptions {
   readonly signal?: AbortSignal;
   /** 0..1 */
   onProgress?(fraction: number): void;
@@ -18,6 +18,7 @@ const tokensPerBatch = 2048;
 export class ClassifierSession {
   readonly tokenizer: Tokenizer;
   private readonly onnx: OnnxSession;
+  private readonly running = new Set<Promise<unknown>>();
 
   private constructor(tokenizer: Tokenizer, onnx: OnnxSession) {
     this.tokenizer = tokenizer;
@@ -31,11 +32,16 @@ export class ClassifierSession {
   ): Promise<ClassifierSession> {
     const { onnxFile = 'onnx/model.onnx', threads } = options;
     const tokenizer = createTokenizer({
-      'tokenizer.json': text(files, 'tokenizer.json'),
-      'tokenizer_config.json': text(files, 'tokenizer_config.json'),
+      'tokenizer.json': textOf(files.get('tokenizer.json')!),
+      'tokenizer_config.json': textOf(files.get('tokenizer_config.json')!),
     });
     const onnx = await openOnnx(files.get(onnxFile) as Uint8Array, threads === undefined ? {} : { threads });
     return new ClassifierSession(tokenizer, onnx);
+  }
+
+  /** Whether the file gives the features that its head reads. */
+  get hasFeatures(): boolean {
+    return this.onnx.outputs.includes('features');
   }
 
   /**
@@ -43,31 +49,56 @@ export class ClassifierSession {
    *
    * @throws FewtuneError INTERRUPTED
    */
-  async logits(texts: readonly string[], classes: number, options: PredictOptions = {}): Promise<Float32Array> {
+  async logits(texts: readonly string[], options: RunOptions = {}): Promise<Float32Array> {
+    return (await this.run(texts, options)).logits!;
+  }
+
+  /**
+   * Every output of the graph by its name, one row a text: `logits` [texts.length, classes], and `features`
+   * [texts.length, hidden] where the model has a head.
+   *
+   * @throws FewtuneError INTERRUPTED
+   */
+  async run(texts: readonly string[], options: RunOptions = {}): Promise<Readonly<Record<string, Float32Array>>> {
+    const work = this.batches(texts, options);
+    this.running.add(work);
+    return work.finally(() => this.running.delete(work));
+  }
+
+  private async batches(
+    texts: readonly string[],
+    options: RunOptions,
+  ): Promise<Readonly<Record<string, Float32Array>>> {
     const ids = texts.map((value) => this.tokenizer.encode(value));
-    const result = new Float32Array(texts.length * classes);
+    const results: Record<string, Float32Array> = Object.fromEntries(
+      this.onnx.outputs.map((name) => [name, new Float32Array()]),
+    );
     let finished = 0;
     for (const batch of lengthBatches(ids, { tokensPerBatch })) {
       throwIfAborted(options.signal);
       const rows = batch.map((row) => ids[row]!);
       const { inputIds, attentionMask } = padBatch(rows, this.tokenizer.padId);
-      const { logits } = await this.onnx.run({ input_ids: inputIds, attention_mask: attentionMask });
-      const values = logits!.data as Float32Array; // [batch, classes]
-      for (const [i, row] of batch.entries()) {
-        result.set(values.subarray(i * classes, (i + 1) * classes), row * classes);
+      const outputs = await this.onnx.run({ input_ids: inputIds, attention_mask: attentionMask });
+      for (const [name, { data, shape }] of Object.entries(outputs)) {
+        const width = shape[1]!;
+        if (finished === 0) results[name] = new Float32Array(texts.length * width);
+        for (const [i, row] of batch.entries()) {
+          results[name]!.set((data as Float32Array).subarray(i * width, (i + 1) * width), row * width);
+        }
       }
       finished += batch.length;
       options.onProgress?.(finished / texts.length);
     }
-    return result;
+    return results;
   }
 
+  /** Closes the session once every run that has begun is through. */
   async dispose(): Promise<void> {
+    await Promise.allSettled(this.running);
     await this.onnx.dispose();
   }
 }
 
-function text(files: ModelFiles, name: string): string {
-  const value = files.get(name)!;
-  return typeof value === 'string' ? value : new TextDecoder().decode(value);
+export function textOf(content: Uint8Array | string): string {
+  return typeof content === 'string' ? content : new TextDecoder().decode(content);
 }

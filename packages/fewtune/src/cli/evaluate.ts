@@ -1,8 +1,8 @@
 import { Command } from 'commander';
-import { load } from '../artifact/load.js';
 import { readTable } from '../data/read-table.js';
 import { percent, printable, table } from '../text.js';
 import { evaluate } from '../workflow/evaluate.js';
+import { load } from '../workflow/load.js';
 import { jsonOption, labelOption, textOption, threadsOption } from './options.js';
 import { reportRepairs } from './repairs.js';
 

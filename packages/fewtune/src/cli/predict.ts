@@ -1,9 +1,9 @@
 import { Command } from 'commander';
 import type { Prediction } from '../artifact/classifier.js';
-import { load } from '../artifact/load.js';
 import { readTexts } from '../data/read-table.js';
 import { FewtuneError, throwIfAborted } from '../errors.js';
 import { oneLine, percent, printable, table } from '../text.js';
+import { load } from '../workflow/load.js';
 import { jsonOption, textOption, threadsOption } from './options.js';
 import { reportRepairs } from './repairs.js';
 

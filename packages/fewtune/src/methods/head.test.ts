@@ -63,7 +63,7 @@ test('the graph of a head on the encoder gives the logits of the head on cached 
   const program = await compile(
     ({ inputIds, attentionMask }) => {
       const weights = Object.fromEntries(Object.entries(graph.weights).map(([name, w]) => [name, constant(w, name)]));
-      return { logits: graph.forward(weights, { inputIds, attentionMask }) };
+      return { logits: graph.forward(weights, { inputIds, attentionMask }).logits };
     },
     { inputIds: ids, attentionMask: ids },
     { threads: 1 },

@@ -21,7 +21,8 @@ export function headGraph(encoder: Encoder, head: LinearHead): ClassifierGraph {
     forward(weights, inputs) {
       const hidden = encode(encoder.config, weights, inputs); // [batch, seq, hidden]
       const features = l2Normalize(pool(hidden, inputs.attentionMask, encoder.pooling)); // [batch, hidden]
-      return linear(features, weights['classifier.weight']!, weights['classifier.bias']!); // [batch, classes]
+      const logits = linear(features, weights['classifier.weight']!, weights['classifier.bias']!); // [batch, classes]
+      return { logits, features };
     },
   };
 }

@@ -1,6 +1,7 @@
 import type { Encoder } from '@fewtune/models';
 import type { z } from 'zod';
 import type { ClassifierGraph } from '../artifact/graph.js';
+import type { RowLearner } from './class-row.js';
 
 export const methodNames = ['tfidf', 'prototype', 'linear', 'lora', 'full'] as const;
 export type MethodName = (typeof methodNames)[number];
@@ -33,11 +34,22 @@ export interface FitContext {
   onProgress?(fraction: number, metrics: Readonly<Record<string, number>>): void;
 }
 
+/** Examples as the fitted head reads them. */
+export interface FittedSupport {
+  readonly hidden: number;
+  /** [examples, hidden], rows of length 1. */
+  readonly features: Float32Array;
+  /** [classes, hidden]: the labels' own words, where the head learned from them. */
+  readonly names?: Float32Array;
+}
+
 /** A fitted method. */
 export interface Fitted {
   /** Uncalibrated logits [texts.length, classes], row-major. */
   logits(texts: readonly string[], signal?: AbortSignal): Promise<Float32Array>;
   graph(): Promise<ClassifierGraph>;
+  /** What a head on features was fitted on, in the order of the data; absent for methods without features. */
+  readonly support?: FittedSupport;
   /** What was chosen during the fit (C, steps, trainable parameters …), for the report. */
   readonly details: Readonly<Record<string, number | string | boolean>>;
   dispose?(): Promise<void>;
@@ -50,6 +62,8 @@ export interface Method<Options> {
   /** What a user may set: reads `{}` as the defaults and refuses unknown keys. */
   readonly schema: z.ZodType<Options>;
   fit(data: Labelled, options: Options, context: FitContext): Promise<Fitted>;
+  /** How a class is learned into a fitted head; absent for methods whose models cannot. */
+  readonly classRow?: RowLearner;
   /** Seconds that one fit would take, from a short trial or a formula; the race asks methods that train the encoder. */
   estimateSeconds?(data: Labelled, options: Options, context: FitContext): Promise<number> | number;
 }

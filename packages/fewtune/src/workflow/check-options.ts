@@ -11,6 +11,7 @@ const schema = z.object({
     .max(2 ** 32 - 1)
     .optional(),
   budget: z.number().positive().optional(),
+  keepExamples: z.boolean().optional(),
   threads: z.int().min(1).max(1024).optional(),
 });
 

@@ -31,6 +31,7 @@ export function describeReport(report: ModelReport): string {
     entry.note ?? '',
   ]);
   const { margin } = advice;
+  const { changes = [] } = report;
   const [low, high] = metrics.accuracyInterval;
   const lines = [
     table(['method', 'accuracy', '95 % interval', 'rows', 'time', ''], rows),
@@ -41,6 +42,9 @@ export function describeReport(report: ModelReport): string {
     `accuracy  ${percent(metrics.accuracy)}  (95 % interval ${percent(low)} to ${percent(high)})`,
     `macro F1  ${metrics.macroF1.toFixed(3)}   calibration error ${metrics.ece.toFixed(3)}`,
     `measured  ${evaluatedOn.how}`,
+    ...(changes.length === 0
+      ? []
+      : [`changed   ${changes.map(({ change, label }) => `${change} ${label}`).join(', ')}, after it was measured`]),
     `trained   in ${duration(seconds * 1000)}`,
   ];
   return printable(lines.join('\n'));

@@ -6,11 +6,12 @@ import type { EvaluatedOn, Metrics } from '../artifact/manifest.js';
 import { sha256Of } from '../artifact/manifest.js';
 import { packModel } from '../artifact/pack.js';
 import { ClassifierSession } from '../artifact/session.js';
+import { describeSupport, type KeptSupport, thinSupport } from '../artifact/support.js';
 import { requireTrainable, type TextDataset } from '../data/dataset.js';
 import { foldCountFor, stratifiedFolds } from '../data/split.js';
 import { FewtuneError, throwIfAborted } from '../errors.js';
 import { fitTemperature } from '../evaluation/calibration.js';
-import type { Labelled, MethodName } from '../methods/method.js';
+import type { Fitted, Labelled, MethodName } from '../methods/method.js';
 import { type Run, startRun } from '../run.js';
 import { version } from '../version.js';
 import { candidatesFor } from './candidates.js';
@@ -34,13 +35,18 @@ export interface TrainOptions {
   readonly encoder?: string;
   /** Seconds for the race and the last fit together; default 120. */
   readonly budget?: number;
+  /**
+   * Whether the folder keeps the training texts, so that predictions can be explained with them; default true. Their
+   * features are kept in any case: without them no class could be learned later.
+   */
+  readonly keepExamples?: boolean;
   readonly threads?: number;
   readonly signal?: AbortSignal;
 }
 
 export type TrainRun = Run<TrainEvent, TrainedModel>;
 
-export const trainDefaults = { method: 'auto', seed: 7, budget: 120 } as const;
+export const trainDefaults = { method: 'auto', seed: 7, budget: 120, keepExamples: true } as const;
 
 /**
  * Learns a text classifier from labelled examples, measures it and calibrates its confidences.
@@ -116,7 +122,8 @@ async function learn(data: TextDataset, options: TrainOptions, log: StageLog): P
   throwIfAborted(signal);
   const held = heldOutLogits(learned, folds, outOfFold);
   const temperature = fitTemperature(held.logits, held.labels, learned.classes.length);
-  const packed = packModel(await fitted.graph(), learned.classes, temperature);
+  const support = keptSupport(fitted, learned, options.keepExamples ?? trainDefaults.keepExamples);
+  const packed = packModel(await fitted.graph(), learned.classes, temperature, support);
   await fitted.dispose?.();
 
   const session = await ClassifierSession.open(packed, { threads: options.threads });
@@ -143,12 +150,13 @@ async function learn(data: TextDataset, options: TrainOptions, log: StageLog): P
       classes: learned.classes.length,
       repairs: data.repairs.map(({ kind, count, remedy }) => ({ kind, count, remedy })),
     },
+    ...(support && { support: describeSupport(support) }),
     seed,
     seconds: (performance.now() - started) / 1000,
     ...measured,
     advice,
   };
-  return new TrainedModel(report, session, packed);
+  return new TrainedModel({ report, session, ...(support && { support }) }, async () => packed, options);
 
   async function measure(): Promise<{ metrics: Metrics; evaluatedOn: EvaluatedOn }> {
     if (test === undefined) {
@@ -157,7 +165,7 @@ async function learn(data: TextDataset, options: TrainOptions, log: StageLog): P
       return { metrics, evaluatedOn: describeFolds(held.labels.length, outOfFold.foldsDone, foldCount, raced) };
     }
     const onProgress = (fraction: number) => log.emit('evaluate', 0.99 * fraction);
-    const logits = await session.logits(test.texts, learned.classes.length, { signal, onProgress });
+    const logits = await session.logits(test.texts, { signal, onProgress });
     const calibrated =
       `The confidences were calibrated on ${held.labels.length} out-of-fold training rows` +
       `${outOfFold.foldsDone < foldCount ? ` (${outOfFold.foldsDone} of ${foldCount} folds)` : ''}.`;
@@ -166,6 +174,20 @@ async function learn(data: TextDataset, options: TrainOptions, log: StageLog): P
       evaluatedOn: { kind: 'test', examples: test.texts.length, how: `${test.how} ${calibrated}` },
     };
   }
+}
+
+/** What the folder keeps of the examples. */
+function keptSupport(fitted: Fitted, { texts, labels }: Labelled, withTexts: boolean): KeptSupport | undefined {
+  if (fitted.support === undefined) return undefined;
+  const { hidden, features, names } = fitted.support;
+  return thinSupport({
+    hidden,
+    features,
+    labels,
+    ...(names && { names }),
+    ...(withTexts && { texts }),
+    learnedFrom: texts.length,
+  });
 }
 
 /** The out-of-fold rows that were predicted, without gaps. */

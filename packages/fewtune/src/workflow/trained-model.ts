@@ -1,16 +1,30 @@
-import { Classifier, type ModelReport } from '../artifact/classifier.js';
+import { Classifier, type ModelState } from '../artifact/classifier.js';
 import { writeFolder } from '../artifact/folder.js';
-import { completeFolder } from '../artifact/pack.js';
-import type { ClassifierSession, ModelFiles } from '../artifact/session.js';
-import { throwIfAborted } from '../errors.js';
+import { readHead } from '../artifact/onnx-head.js';
+import { completeFolder, repackModel } from '../artifact/pack.js';
+import { ClassifierSession, type ModelFiles } from '../artifact/session.js';
+import { describeSupport } from '../artifact/support.js';
+import { FewtuneError, throwIfAborted } from '../errors.js';
+import { version } from '../version.js';
+import { type ChangeableHead, type Changed, type Forgotten, forgetClass } from './forget-class.js';
+import { type Learned, type LearnOptions, learnClass } from './learn-class.js';
 
-/** What a training run ends with: a classifier that runs, how good it is, and the files it is saved as. */
+export interface ModelOptions {
+  readonly threads?: number;
+  readonly weights?: 'fp32' | 'quantized';
+}
+
+/** A classifier with all it is saved as: just trained or loaded, it runs, learns and forgets classes, and saves itself. */
 export class TrainedModel extends Classifier {
-  private readonly packed: ModelFiles;
+  private files: () => Promise<ModelFiles>;
+  private readonly options: ModelOptions;
+  /** The change under way; the next one waits for it. */
+  private changing: Promise<unknown> = Promise.resolve();
 
-  constructor(report: ModelReport, session: ClassifierSession, packed: ModelFiles) {
-    super(report, session);
-    this.packed = packed;
+  constructor(state: ModelState, files: () => Promise<ModelFiles>, { threads, weights = 'fp32' }: ModelOptions = {}) {
+    super(state);
+    this.files = files;
+    this.options = { weights, ...(threads === undefined ? {} : { threads }) };
   }
 
   /**
@@ -19,8 +33,75 @@ export class TrainedModel extends Classifier {
    * @throws FewtuneError OUTPUT_UNWRITABLE when the place cannot be written to or holds something else; INTERRUPTED
    */
   async save(folder: string, options: { signal?: AbortSignal } = {}): Promise<void> {
+    await this.changing.catch(() => {}); // whoever asked for the change is told
     throwIfAborted(options.signal);
-    const files = completeFolder(this.packed, this.report);
+    const files = completeFolder(await this.files(), this.report);
     await writeFolder(folder, files);
+  }
+
+  /**
+   * Adds a class from a few examples, or examples to a class with `more: true`, without retraining: one row of the head
+   * is computed from the examples kept, all other rows stay as they are, and so does the calibration temperature. What
+   * is being predicted meanwhile is predicted by the model as it was. `save` makes the change last.
+   *
+   * @throws FewtuneError LABEL_EXISTS, LABEL_UNKNOWN (with `more`), LABELS_CONFLICT, TEXT_BLANK, ROWS_EMPTY,
+   *   OPTION_INVALID, MODEL_UNSUPPORTED (no examples kept, a method without features, int8 weights), INTERRUPTED
+   * @example const { heldOut } = await model.learn('chargeback', ['the bank took the money back', …]);
+   */
+  learn(label: string, examples: readonly string[], options: LearnOptions = {}): Promise<Learned> {
+    return this.change((before) => learnClass(before, label, examples, options));
+  }
+
+  /**
+   * Removes a class with its examples; the scores of the others keep their proportions.
+   *
+   * @throws FewtuneError LABEL_UNKNOWN, CLASS_SINGLE when only one class would be left, MODEL_UNSUPPORTED
+   */
+  forget(label: string): Promise<Forgotten> {
+    return this.change(async (before) => forgetClass(before, label));
+  }
+
+  override async dispose(): Promise<void> {
+    await this.changing.catch(() => {});
+    await super.dispose();
+  }
+
+  /** Runs changes one after the other; the model is replaced only when the whole of one has succeeded. */
+  private change<Result>(work: (before: ChangeableHead) => Promise<Changed<Result>>): Promise<Result> {
+    const run = this.changing
+      .catch(() => {})
+      .then(async () => {
+        const { report, session } = this.state;
+        const support = this.supportFor('learn or forget classes');
+        if (this.options.weights === 'quantized') {
+          throw new FewtuneError(
+            'MODEL_UNSUPPORTED',
+            'this model was opened with its int8 weights, which heads are not computed for. Open it with its float32 ' +
+              'weights, change it and save it: the int8 file is made anew.',
+          );
+        }
+        const packed = await this.files();
+        const head = readHead(packed.get('onnx/model.onnx') as Uint8Array);
+        const changed = await work({ report, support, head, session });
+        const files = repackModel(packed, changed);
+        const reopened = await ClassifierSession.open(files, this.options);
+        const entry = { ...changed.change, at: new Date().toISOString(), library: version };
+        this.files = async () => files;
+        this.state = {
+          session: reopened,
+          support: changed.support,
+          report: {
+            ...report,
+            labels: [...changed.labels],
+            support: describeSupport(changed.support),
+            changes: [...(report.changes ?? []), entry],
+          },
+        };
+        await session.dispose();
+        return changed.result;
+      });
+    this.changing = run;
+    run.catch(() => {}); // the caller has it too
+    return run;
   }
 }

@@ -6,6 +6,7 @@ import { headGraph } from '../head.js';
 import type { Method } from '../method.js';
 import { embedSupport, type Support, withNames } from '../support.js';
 import { createLogisticSolver, headLogits, headOf, type LogisticSolver, selectRows } from './logistic.js';
+import { logisticRow } from './logistic-row.js';
 
 const schema = z.strictObject({
   /** Inverse strength of the L2 penalty, as scikit-learn's; `auto` chooses by cross-validation. */
@@ -73,6 +74,7 @@ export const linear: Method<LinearOptions> = {
   name: 'linear',
   schema,
   defaults: schema.parse({}),
+  classRow: logisticRow,
   async fit(data, options, context) {
     const { signal, threads } = context;
     const support = await embedSupport(data, options.labelNames, context);
@@ -95,6 +97,7 @@ export const linear: Method<LinearOptions> = {
           return headLogits(head, await source.features(texts, { signal: logitsSignal }));
         },
         graph: async () => headGraph(await context.encoder(), head),
+        support,
         details: {
           C,
           labelNames: support.names !== undefined,

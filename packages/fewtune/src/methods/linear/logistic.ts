@@ -1,14 +1,9 @@
 import { compile, hostTensor, linear, logSoftmax, mul, neg, sum, valueAndGrad } from '@fewtune/engine';
+import type { LinearHead } from '../../artifact/onnx-head.js';
 import { lbfgs } from '../optimise/lbfgs.js';
 import { affineRows } from './affine-rows.js';
 
-/** A linear classifier over features: logits = x Wᵀ + b. */
-export interface LinearHead {
-  /** [classes, hidden], row-major. */
-  readonly weight: Float32Array;
-  /** [classes] */
-  readonly bias: Float32Array;
-}
+export type { LinearHead };
 
 /** Rows to learn from. */
 export interface FeatureRows {

@@ -9,6 +9,7 @@ import type { Method } from '../method.js';
 import { embedSupport, type Support, withNames } from '../support.js';
 import { classMeans } from './class-means.js';
 import { choleskySolveRows, shrunkCholesky, withinClassCovariance } from './covariance.js';
+import { prototypeRow } from './prototype-row.js';
 
 const schema = z.strictObject({
   /** `cosine`: plain cosine. `lda`: cosine in the space where classes spread equally in all directions. */
@@ -116,6 +117,7 @@ export const prototype: Method<PrototypeOptions> = {
   name: 'prototype',
   schema,
   defaults: schema.parse({}),
+  classRow: prototypeRow,
   async fit(data, { metric, shrinkage, labelNames }, context) {
     const support = await embedSupport(data, labelNames, context);
     const candidates = metric === 'cosine' ? [1] : shrinkage === 'auto' ? SHRINKAGES : [shrinkage];
@@ -129,6 +131,7 @@ export const prototype: Method<PrototypeOptions> = {
         return headLogits(head, await source.features(texts, { signal }));
       },
       graph: async () => headGraph(await context.encoder(), head),
+      support,
       details: {
         metric: choice.shrinkage === 1 ? 'cosine' : 'lda',
         shrinkage: choice.shrinkage,

@@ -98,6 +98,7 @@ export async function fineTune(
   return {
     logits: async (texts, signal) => headLogits(head, await features.features(texts, { signal })),
     graph: async () => headGraph(tuned, head),
+    support,
     details: { steps: stage.steps, lr: options.lr, trainableParameters: trainable, labelNames: named },
     dispose: () => features.dispose(),
   };

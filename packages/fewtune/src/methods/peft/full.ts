@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import { logisticRow } from '../linear/logistic-row.js';
 import type { Method } from '../method.js';
 import { type Adapt, estimateFineTune, fineTune, fineTuneFields } from './fine-tune.js';
 import { usedVocabulary } from './vocabulary.js';
@@ -17,6 +18,7 @@ export const full: Method<FullOptions> = {
   name: 'full',
   schema,
   defaults: schema.parse({}),
+  classRow: logisticRow,
   fit: (data, options, context) => fineTune(data, options, context, adapt),
   estimateSeconds: (data, options, context) => estimateFineTune(data, options, context, 3),
 };

@@ -1,5 +1,6 @@
 import { z } from 'zod';
 import { FewtuneError } from '../../errors.js';
+import { logisticRow } from '../linear/logistic-row.js';
 import type { Method } from '../method.js';
 import { type Adapt, estimateFineTune, fineTune, fineTuneFields } from './fine-tune.js';
 import { initLora, loraLinear, loraTargets, mergeLora } from './lora-layer.js';
@@ -42,6 +43,7 @@ export const lora: Method<LoraMethodOptions> = {
   name: 'lora',
   schema,
   defaults: schema.parse({}),
+  classRow: logisticRow,
   fit: (data, options, context) => fineTune(data, options, context, adaptWith(options)),
   estimateSeconds: (data, options, context) => estimateFineTune(data, options, context, 2),
 };

@@ -44,7 +44,7 @@ export function tfidfGraph(tokenizer: Tokenizer, { idf, table, bias }: TfidfPara
       'classifier.weight': hostTensor('float32', [words, classes], table),
       'classifier.bias': hostTensor('float32', [classes], bias),
     },
-    forward(weights: Readonly<Record<string, Tensor>>, { inputIds, attentionMask }: TokenInputs): Tensor {
+    forward(weights: Readonly<Record<string, Tensor>>, { inputIds, attentionMask }: TokenInputs) {
       const [batch, seq] = inputIds.shape as [string, string];
       const w = mul(gather(weights['tfidf.idf']!, inputIds), cast(attentionMask, 'float32')); // [batch, seq]
       const row = reshape(w, [batch, 1, seq]);
@@ -52,7 +52,7 @@ export function tfidfGraph(tokenizer: Tokenizer, { idf, table, bias }: TfidfPara
       const same = cast(equal(reshape(inputIds, [batch, seq, 1]), reshape(inputIds, [batch, 1, seq])), 'float32');
       const squares = reshape(matMul(matMul(row, same), column), [batch, 1]); // Σ_ij w_i w_j [id_i = id_j]
       const scores = reshape(matMul(row, gather(weights['classifier.weight']!, inputIds)), [batch, classes]);
-      return add(div(scores, sqrt(maximum(squares, 1e-12))), weights['classifier.bias']!);
+      return { logits: add(div(scores, sqrt(maximum(squares, 1e-12))), weights['classifier.bias']!) };
     },
   };
 }

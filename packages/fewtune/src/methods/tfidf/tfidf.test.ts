@@ -32,7 +32,7 @@ async function graphLogits(graph: ClassifierGraph, sentences: readonly string[])
   const program = await compile(
     ({ inputIds, attentionMask }) => {
       const weights = Object.fromEntries(Object.entries(graph.weights).map(([name, w]) => [name, constant(w, name)]));
-      return { logits: graph.forward(weights, { inputIds, attentionMask }) };
+      return { logits: graph.forward(weights, { inputIds, attentionMask }).logits };
     },
     { inputIds: ids, attentionMask: ids },
     { threads: 1 },
