@@ -11,6 +11,7 @@ import {
   episodeSampler,
   type FitContext,
   headLogits,
+  type MetaDataset,
   metaDataset,
   methods,
   prototypeHead,
@@ -22,11 +23,14 @@ import { dataFile } from '../lib/paths.js';
 import { type Row, row } from '../lib/report.js';
 import { mean, studentInterval } from '../lib/statistics.js';
 import { type Labelled, readLabelled } from '../lib/table-file.js';
+import { type MetaSource, textMetaRows } from './fewshot/text-meta.js';
 
 /** The unseen classes of each fold of a data set, and the episode shapes measured on them. */
 interface Source {
   readonly name: string;
   readonly folds: readonly EpisodeSource[];
+  /** The same folds with the classes to train and validate on. */
+  readonly datasets: readonly MetaDataset[];
   readonly ways: readonly number[];
 }
 
@@ -60,25 +64,44 @@ export const fewshot: Benchmark = {
       for (const ways of source.ways) rows.push(...(await measured(source, ways, quick, encoder, features)));
       if (!quick) rows.push(...(await distances(source, features)));
     }
+    rows.push(...(await textMetaRows(sources(quick).map(metaSource), encoder, quick)));
     return { rows, seeds: [1, 2, 3, 4, 5] };
   },
 };
 
 function sources(quick: boolean): Source[] {
-  const unseen = (name: string, { texts, labels }: Labelled): EpisodeSource[] => {
+  const folded = (name: string, { texts, labels }: Labelled): Pick<Source, 'folds' | 'datasets'> => {
     const classes = [...new Set(labels)];
     const folds = classFolds(JSON.parse(readFileSync(dataFile(`${name}/class_folds.json`), 'utf8')), classes);
     const all = [...folds.values()].slice(0, quick ? 1 : undefined);
-    return all.map((fold) => metaDataset({ texts, labels, classes }, fold).test);
+    const datasets = all.map((fold) => metaDataset({ texts, labels, classes }, fold));
+    return { datasets, folds: datasets.map(({ test }) => test) };
   };
   const clinc = readLabelled(dataFile('clinc150/clinc150.csv'), 'text', 'intent');
-  if (quick) return [{ name: 'CLINC150', folds: unseen('clinc150', clinc), ways: [5] }];
+  if (quick) return [{ name: 'CLINC150', ...folded('clinc150', clinc), ways: [5] }];
   const parts = ['train', 'test'].map((part) => readLabelled(dataFile(`banking77/${part}.csv`), 'text', 'category'));
   const banking = { texts: parts.flatMap(({ texts }) => texts), labels: parts.flatMap(({ labels }) => labels) };
   return [
-    { name: 'CLINC150', folds: unseen('clinc150', clinc), ways: [50, 5] },
-    { name: 'Banking77', folds: unseen('banking77', banking), ways: [27, 5] },
+    { name: 'CLINC150', ...folded('clinc150', clinc), ways: [50, 5] },
+    { name: 'Banking77', ...folded('banking77', banking), ways: [27, 5] },
   ];
+}
+
+/** Shapes as above, with what meta-training is to reach. */
+function metaSource({ name, datasets, ways }: Source, _: number, { length }: readonly Source[]): MetaSource {
+  const quick = length === 1;
+  const targets: Record<string, { target?: string; gain?: string }> = {
+    'CLINC150 50': { target: '>= 92' },
+    'CLINC150 5': { target: '>= 97' },
+    'Banking77 27': { gain: '>= 3' },
+    'Banking77 5': { target: '>= 95' },
+  };
+  const episodes = (of: number) => (quick ? 20 : of === 5 ? 600 : 40);
+  return {
+    name,
+    folds: datasets,
+    shapes: ways.map((of) => ({ ways: of, episodes: episodes(of), ...targets[`${name} ${of}`] })),
+  };
 }
 
 function taskOf({ texts }: EpisodeSource, { classes, support, query }: Episode): Task {

@@ -62,9 +62,16 @@ export {
   type MetaTextOptions,
   type MetaTextResult,
   metaTextDefaults,
+  metaTextRecipe,
   metaTrainText,
 } from './methods/metric/meta-train-text.js';
 export { prototypeHead } from './methods/metric/prototype.js';
+export {
+  euclideanPrototypeHead,
+  intoSubspace,
+  type SupportSubspace,
+  supportSubspace,
+} from './methods/metric/support-subspace.js';
 export {
   type Adapted,
   type AdapterBase,

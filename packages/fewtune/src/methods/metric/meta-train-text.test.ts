@@ -55,7 +55,7 @@ test('classes it has never seen are told apart better, by the weights that valid
   expect(await episodeAccuracy(tuned, unseen, { threads: 1 })).toBeCloseTo(best, 10);
   expect(tuned.fingerprint).toBe(fingerprint(tuned));
   expect(tuned.fingerprint).not.toBe(encoder.fingerprint);
-  expect(adapter.targets.map((module) => `${module}.lora_A.weight`)).toEqual(
+  expect((adapter.targets as string[]).map((module) => `${module}.lora_A.weight`)).toEqual(
     Object.keys(adapter.weights).filter((name) => name.endsWith('lora_A.weight')),
   );
 });

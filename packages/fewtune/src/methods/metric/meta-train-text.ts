@@ -1,10 +1,11 @@
 import { createHash } from 'node:crypto';
 import { type HostTensor, hostTensor, type Named } from '@fewtune/engine';
-import { type Encoder, fingerprint } from '@fewtune/models';
+import type { Encoder } from '@fewtune/models';
 import type { EpisodeSource } from '../../data/meta-dataset.js';
 import { createRandom } from '../../data/random.js';
 import { FewtuneError } from '../../errors.js';
 import { type Run, startRun } from '../../run.js';
+import { adaptEncoder, type LoraAdapter } from '../peft/adapter.js';
 import { contrastiveStage, type StageState } from '../peft/contrastive-stage.js';
 import { initLora, type LoraOptions, loraLinear, loraTargets, mergeLora } from '../peft/lora-layer.js';
 import { episodeAccuracy } from './episode-accuracy.js';
@@ -40,6 +41,9 @@ export interface MetaTextOptions extends Partial<LoraOptions> {
   readonly signal?: AbortSignal;
 }
 
+/** Raised whenever the same options lead to other weights; part of the key under which trained weights are kept. */
+export const metaTextRecipe = 1;
+
 export const metaTextDefaults = {
   rank: 8,
   alpha: 16,
@@ -68,15 +72,8 @@ export interface MetaTextEvent {
 }
 
 export interface MetaTextResult {
-  /** What was learned: `<module>.lora_A.weight`, `<module>.lora_B.weight`; the interpolation is in B. */
-  readonly adapter: {
-    readonly method: 'lora';
-    readonly rank: number;
-    readonly alpha: number;
-    readonly targets: readonly string[];
-    readonly weights: Named<HostTensor>;
-    readonly base: { readonly id: string; readonly revision?: string; readonly fingerprint: string };
-  };
+  /** What was learned; the interpolation is in its B matrices. */
+  readonly adapter: LoraAdapter;
   /** The encoder with the adapter merged into it and a fingerprint of its own: any method takes it. */
   readonly encoder: Encoder;
   /** Steps that were taken, and the one whose weights were kept. */
@@ -178,22 +175,18 @@ async function trained(
     { random, threads, signal, onStep, ...(resumed && { from: { step: resumed.step, snapshot: resumed.snapshot } }) },
   );
   if (!validation) kept = { step: last, params: end, looks: [] };
-  const weights = scaled(kept.params, settings.interpolation);
-  const tuned = merged(weights);
+  const { id, revision, fingerprint } = encoder;
+  const adapter: LoraAdapter = {
+    method: 'lora',
+    rank,
+    alpha,
+    targets: modules,
+    weights: scaled(kept.params, settings.interpolation),
+    base: { id, ...(revision && { revision }), fingerprint },
+  };
   return {
-    adapter: {
-      method: 'lora',
-      rank,
-      alpha,
-      targets: modules,
-      weights,
-      base: {
-        id: encoder.id,
-        ...(encoder.revision && { revision: encoder.revision }),
-        fingerprint: encoder.fingerprint,
-      },
-    },
-    encoder: { ...tuned, fingerprint: fingerprint(tuned) },
+    adapter,
+    encoder: adaptEncoder(encoder, adapter),
     steps: last,
     keptStep: kept.step,
     validation: kept.looks,

@@ -1,0 +1,205 @@
+import type { Encoder } from '@fewtune/models';
+import {
+  CachedFeatures,
+  type ClassDistances,
+  classDistances,
+  type Episode,
+  type EpisodeSource,
+  episodeSampler,
+  euclideanPrototypeHead,
+  headLogits,
+  intoSubspace,
+  type LinearHead,
+  type MetaDataset,
+  prototypeHead,
+  supportSubspace,
+  wayLabels,
+} from 'fewtune';
+import { say } from '../../lib/bench.js';
+import { type Row, row } from '../../lib/report.js';
+import { mean, studentInterval } from '../../lib/statistics.js';
+import { metaTrained } from './meta-trained.js';
+
+/** The class folds of a data set, the shapes measured on them, and what is asked of the meta-trained encoder. */
+export interface MetaSource {
+  readonly name: string;
+  readonly folds: readonly MetaDataset[];
+  readonly shapes: readonly EpisodeFigures[];
+}
+
+export interface EpisodeFigures {
+  readonly ways: number;
+  /** Of each fold. */
+  readonly episodes: number;
+  /** For the accuracy, and for what it gains on the frozen encoder. */
+  readonly target?: string;
+  readonly gain?: string;
+}
+
+const [SHOTS, QUERIES] = [5, 5];
+const frozenPlain = 'frozen encoder, plain prototype';
+const metaPlain = 'meta-trained, plain prototype';
+const metaImproved = 'meta-trained, prototype in the support’s subspace';
+
+/** Rows of a fold's unseen classes under one encoder. */
+interface Embedded {
+  readonly hidden: number;
+  readonly features: Float32Array;
+}
+
+interface FoldFeatures {
+  readonly source: EpisodeSource;
+  readonly frozen: Embedded;
+  readonly tuned: Embedded;
+}
+
+/**
+ * What meta-training on a fold's training classes does to its unseen classes: the encoder of `metaTrainText`, on the
+ * episodes that the frozen encoder is measured on.
+ */
+export async function textMetaRows(sources: readonly MetaSource[], encoder: Encoder, quick: boolean): Promise<Row[]> {
+  const rows: Row[] = [];
+  for (const source of sources) {
+    const folds: FoldFeatures[] = [];
+    for (const [index, { train, validation, test }] of source.folds.entries()) {
+      const name = `${source.name}, fold ${index + 1}`;
+      const options = quick ? { steps: 2, validation: undefined } : {};
+      const tuned = await metaTrained(encoder, train, quick ? undefined : validation, options, name, !quick);
+      folds.push({
+        source: test,
+        frozen: await embedded(encoder, test, quick),
+        tuned: await embedded(tuned, test, quick),
+      });
+      say(`${name}: features of ${test.texts.length} sentences of unseen classes`);
+    }
+    for (const shape of source.shapes) rows.push(...accuracyRows(source.name, folds, shape));
+    if (!quick) rows.push(...distanceRows(source.name, folds));
+  }
+  return rows;
+}
+
+/** Eight classes of twelve rows: enough for a look whether all of it runs. */
+function someOf({ texts, labels, classes }: EpisodeSource): EpisodeSource {
+  const taken = new Int32Array(classes.length);
+  const rows = [...labels.keys()].filter((row) => labels[row]! < 8 && taken[labels[row]!]!++ < 12);
+  return {
+    texts: rows.map((row) => texts[row]!),
+    labels: Int32Array.from(rows, (row) => labels[row]!),
+    classes: classes.slice(0, 8),
+  };
+}
+
+async function embedded(encoder: Encoder, { texts }: EpisodeSource, quick: boolean): Promise<Embedded> {
+  await using features = new CachedFeatures(encoder, quick ? { cache: false } : {});
+  return { hidden: features.hidden, features: await features.features(texts) };
+}
+
+const pick = ({ hidden, features }: Embedded, rows: Int32Array): Float32Array => {
+  const out = new Float32Array(rows.length * hidden);
+  rows.forEach((at, i) => {
+    out.set(features.subarray(at * hidden, (at + 1) * hidden), i * hidden);
+  });
+  return out;
+};
+
+type Scores = Readonly<Record<string, number>>;
+
+function scoresOf({ frozen, tuned }: FoldFeatures, { classes, support, query }: Episode): Scores {
+  const ways = classes.length;
+  const labels = wayLabels(ways, SHOTS);
+  const answers = wayLabels(ways, QUERIES);
+  const shown = (of: Embedded) => ({ hidden: of.hidden, classes: ways, labels, features: pick(of, support) });
+  const share = (of: Embedded, fit: (support: ReturnType<typeof shown>) => LinearHead): number => {
+    const logits = headLogits(fit(shown(of)), pick(of, query));
+    const hits = answers.filter((answer, i) => {
+      const scores = logits.subarray(i * ways, (i + 1) * ways);
+      return scores.indexOf(Math.max(...scores)) === answer;
+    });
+    return hits.length / answers.length;
+  };
+  return {
+    [frozenPlain]: share(frozen, (data) => prototypeHead(data, 1)),
+    [metaPlain]: share(tuned, (data) => prototypeHead(data, 1)),
+    [metaImproved]: share(tuned, euclideanPrototypeHead),
+  };
+}
+
+function accuracyRows(name: string, folds: readonly FoldFeatures[], shape: EpisodeFigures): Row[] {
+  const { ways, episodes, target = null, gain = null } = shape;
+  const scores = folds.map((fold, index) => {
+    const { labels, classes: classNames } = fold.source;
+    const sizes = { ways, shots: SHOTS, queries: QUERIES };
+    const sampler = episodeSampler({ labels, classNames, shape: sizes, seed: index + 1 });
+    return [...sampler.episodes(episodes)].map((episode) => scoresOf(fold, episode));
+  });
+  const all = scores.flat();
+  const title = `${name} ${ways}-way ${SHOTS}-shot`;
+  const line = (method: string, wanted: string | null): Row => {
+    const { mean: centre, low, high } = studentInterval(all.map((entry) => 100 * entry[method]!));
+    const each = scores.map((fold) => (100 * mean(fold.map((entry) => entry[method]!))).toFixed(1)).join(', ');
+    const note = `95 % interval ${low.toFixed(2)} to ${high.toFixed(2)}, ${all.length} episodes; folds ${each}`;
+    return row({ what: `${title}: ${method}`, ours: centre, unit: '%', target: wanted, note });
+  };
+  const paired = (method: string): Row[] => {
+    const differences = all.map((entry) => 100 * (entry[method]! - entry[frozenPlain]!));
+    const { mean: centre, low, high } = studentInterval(differences);
+    const note = `mean ${centre.toFixed(2)}, 95 % interval ${low.toFixed(2)} to ${high.toFixed(2)}, ${all.length} episodes`;
+    const what = `${title}: ${method} − ${frozenPlain}, paired`;
+    return [
+      row({ what, ours: centre, unit: 'points', target: gain, note }),
+      row({ what: `${what}, lower end`, ours: low, unit: 'points', target: '> 0', note }),
+    ];
+  };
+  return [
+    line(frozenPlain, null),
+    line(metaPlain, target),
+    line(metaImproved, target),
+    ...paired(metaPlain),
+    ...paired(metaImproved),
+  ];
+}
+
+/** Rows of a class that distances are taken of; none of them is in the support that makes the subspace. */
+const DISTANCE_ROWS = 30;
+
+function distanceRows(name: string, folds: readonly FoldFeatures[]): Row[] {
+  const found = folds.map(({ source, frozen, tuned }, index) => {
+    const { labels, classes: classNames } = source;
+    const classes = classNames.length;
+    const shape = { ways: classes, shots: SHOTS, queries: DISTANCE_ROWS };
+    const { support, query } = episodeSampler({ labels, classNames, shape, seed: index + 1 }).episode(0);
+    const ways = wayLabels(classes, DISTANCE_ROWS);
+    const whole = (of: Embedded) =>
+      classDistances({ hidden: of.hidden, classes, features: pick(of, query), labels: ways });
+    const inside = (of: Embedded) => {
+      const space = supportSubspace({ ...of, classes, features: pick(of, support), labels: wayLabels(classes, SHOTS) });
+      return classDistances({
+        hidden: space.rank,
+        classes,
+        features: intoSubspace(space, pick(of, query)),
+        labels: ways,
+      });
+    };
+    return { frozen: whole(frozen), frozenInside: inside(frozen), tuned: whole(tuned), tunedInside: inside(tuned) };
+  });
+  const average = (which: keyof (typeof found)[number], figure: keyof ClassDistances) =>
+    mean(found.map((entry) => entry[which][figure]));
+  const spaces = [
+    ['frozenInside', 'frozen encoder in the support’s subspace', null],
+    ['tuned', 'meta-trained encoder', null],
+    ['tunedInside', 'meta-trained encoder in the support’s subspace', '>= 1.5x peer'],
+  ] as const;
+  return spaces.flatMap(([which, what, target]) =>
+    (['intra', 'inter', 'ratio', 'silhouette', 'daviesBouldin'] as const).map((figure) =>
+      row({
+        what: `${name}: ${figure}, ${what}`,
+        ours: average(which, figure),
+        unit: '',
+        peer: average('frozen', figure),
+        peerName: 'frozen encoder',
+        target: figure === 'ratio' ? target : null,
+        note: `${DISTANCE_ROWS} rows a class, none of them support; rows of unit length, mean of the folds`,
+      }),
+    ),
+  );
+}
