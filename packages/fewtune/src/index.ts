@@ -43,6 +43,7 @@ export { bootstrapInterval, type PairedComparison, pairedBootstrap } from './eva
 export { expectedCalibrationError, fitTemperature, softmaxRows } from './evaluation/calibration.js';
 export { type ClassDistances, classDistances } from './evaluation/distances.js';
 export { accuracy, macroF1, perClass } from './evaluation/metrics.js';
+export type { EpochOptions, EpochResult } from './methods/epochs.js';
 export { CachedFeatures, type FeatureOptions } from './methods/features.js';
 export { headLogits, type LinearHead } from './methods/linear/logistic.js';
 export { type LoraEncoder, type LoraEncoderOptions, loraEncoder } from './methods/meta/lora-encoder.js';
@@ -57,6 +58,7 @@ export {
   type AttentionPrototypeOptions,
   attentionPrototypeHead,
 } from './methods/metric/attention-prototype.js';
+export { type EmbeddingModel, imageEmbedding } from './methods/metric/embedding-model.js';
 export {
   type MetaTextEvent,
   type MetaTextOptions,
@@ -65,6 +67,14 @@ export {
   metaTextRecipe,
   metaTrainText,
 } from './methods/metric/meta-train-text.js';
+export {
+  type EpisodeBatches,
+  MetricLearner,
+  type MetricLearnerOptions,
+  type MetricTrainEvent,
+} from './methods/metric/metric-learner.js';
+export { type Metric, type MetricHead, metricHeads, metrics } from './methods/metric/metric-loss.js';
+export type { MetricTask } from './methods/metric/metric-task.js';
 export { prototypeHead } from './methods/metric/prototype.js';
 export {
   euclideanPrototypeHead,

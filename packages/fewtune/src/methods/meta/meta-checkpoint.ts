@@ -22,7 +22,7 @@ interface RunLength {
 }
 
 /** Everything that must be the same for a resumed run to be the run it goes on from. */
-function configurationOf(bilevel: Bilevel, { epochs = 1, batchesPerEpoch }: RunLength): Record<string, unknown> {
+export function configurationOf(bilevel: Bilevel, { epochs = 1, batchesPerEpoch }: RunLength): Record<string, unknown> {
   const { variant, innerLr, innerSteps, metaLr, loss, proximal, transductive, model } = bilevel;
   const weights = Object.entries(model.weights).map(([name, { shape }]) => `${name} [${shape.join(', ')}]`);
   const frozen = createHash('sha256');
@@ -36,12 +36,10 @@ function configurationOf(bilevel: Bilevel, { epochs = 1, batchesPerEpoch }: RunL
 /** Written beside and then renamed, so that a run that is killed leaves the checkpoint before. */
 export async function writeCheckpoint(
   path: string,
-  bilevel: Bilevel,
-  length: RunLength,
+  configuration: Readonly<Record<string, unknown>>,
   progress: Progress,
   state: Named<HostTensor>,
 ): Promise<void> {
-  const configuration = configurationOf(bilevel, length);
   const metadata = { configuration: JSON.stringify(configuration), progress: JSON.stringify(progress) };
   try {
     await writeSafetensors(path, state, metadata);
@@ -53,8 +51,7 @@ export async function writeCheckpoint(
 /** @throws FewtuneError FILE_NOT_FOUND, FILE_UNREADABLE; OPTION_INVALID when it is of a run with other options */
 export async function readCheckpoint(
   path: string,
-  bilevel: Bilevel,
-  length: RunLength,
+  ours: Readonly<Record<string, unknown>>,
 ): Promise<{ progress: Progress; state: Named<HostTensor> }> {
   if (!existsSync(path)) throw new FewtuneError('FILE_NOT_FOUND', `there is no checkpoint at ${path}.`);
   const { tensors, metadata } = await readSafetensors(path).catch((cause: unknown) => {
@@ -66,11 +63,10 @@ export async function readCheckpoint(
   if (!theirs || !progress) {
     throw new FewtuneError('FILE_UNREADABLE', `${path} holds tensors, but is no checkpoint of meta-training.`);
   }
-  const ours = configurationOf(bilevel, length);
   const other = Object.keys(ours).filter((key) => JSON.stringify(ours[key]) !== JSON.stringify(theirs[key]));
   if (other.length > 0) {
     const each = other.map((key) =>
-      key === 'weights' || key === 'frozen'
+      ['weights', 'params', 'frozen'].includes(key)
         ? `other ${key} of the model`
         : `${key} ${JSON.stringify(theirs[key])}, not ${JSON.stringify(ours[key])}`,
     );

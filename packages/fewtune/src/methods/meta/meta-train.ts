@@ -1,6 +1,6 @@
 import type { HostTensor, Named } from '@fewtune/engine';
 import { FewtuneError, throwIfAborted } from '../../errors.js';
-import { type Progress, readCheckpoint, writeCheckpoint } from './meta-checkpoint.js';
+import { configurationOf, type Progress, readCheckpoint, writeCheckpoint } from './meta-checkpoint.js';
 import type { MetaTask } from './meta-model.js';
 import { type Bilevel, Programs } from './meta-step.js';
 import type { Phase } from './task-loss.js';
@@ -60,7 +60,8 @@ export async function metaTrain(
   options: MetaTrainOptions,
   onStep: (event: MetaTrainEvent) => void,
 ): Promise<{ params: Named<HostTensor>; result?: MetaTrainResult; error?: unknown }> {
-  const resumed = options.resume === undefined ? undefined : await readCheckpoint(options.resume, bilevel, options);
+  const resumed =
+    options.resume === undefined ? undefined : await readCheckpoint(options.resume, configurationOf(bilevel, options));
   const total = totalSteps(bilevel, batches, options);
   const programs = new Programs(bilevel, params, total, resumed?.state);
   try {
@@ -88,7 +89,8 @@ async function epochsOf(
   const keep = async (epoch: number, batches: number, sum: number) => {
     const state = await programs.snapshot();
     if (!checkpoint || !state) return;
-    await writeCheckpoint(checkpoint.path, bilevel, options, { epoch, batches, sum, steps: step, epochLosses }, state);
+    const progress = { epoch, batches, sum, steps: step, epochLosses };
+    await writeCheckpoint(checkpoint.path, configurationOf(bilevel, options), progress, state);
   };
   for (let epoch = from.epoch; epoch < epochs; epoch++) {
     const phase = phaseOf(bilevel, epoch, epochs);
