@@ -5,35 +5,41 @@ import { fileURLToPath } from 'node:url';
 import { env, pipeline } from '@huggingface/transformers';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { openModel } from '../src/artifact/load.js';
+import type { TextDataset } from '../src/data/dataset.js';
 import { readTable } from '../src/data/read-table.js';
 import { load } from '../src/workflow/load.js';
 import { train } from '../src/workflow/train.js';
 import { TrainedModel } from '../src/workflow/trained-model.js';
+import { writeTinyEncoder } from './tiny-encoder.js';
 
-const tickets = fileURLToPath(new URL('./fixtures/tickets.csv', import.meta.url));
+const ticketsFile = fileURLToPath(new URL('./fixtures/tickets.csv', import.meta.url));
 const passwords = [
-  'I cannot log in any more',
-  'my password is not accepted',
-  'how do I reset my password',
-  'the login page locks me out',
-  'I forgot my pin and my password',
+  'login password refused',
+  'password login page',
+  'reset login password',
+  'locked login password',
+  'forgot login password pin',
 ];
 const old = ['the machine swallowed my card', 'where is my parcel', 'refund my payment please'];
-const asked = ['your site refuses my password', 'locked out of my account login'];
+const asked = ['login password', 'refused password login'];
 
 let root: string;
+let encoder: string;
+let tickets: TextDataset;
 beforeAll(async () => {
   root = await mkdtemp(join(tmpdir(), 'fewtune-learn-'));
   env.allowRemoteModels = false;
   env.localModelPath = root;
-  const data = await readTable(tickets);
+  tickets = await readTable(ticketsFile);
+  encoder = join(root, 'encoder');
+  await writeTinyEncoder(encoder, [...tickets.texts, ...passwords, ...old, ...asked]);
   for (const method of ['prototype', 'linear', 'tfidf'] as const) {
     const options = method === 'linear' ? { C: 10 } : {};
-    const model = await train(data, { method, options, threads: 1 }).result;
+    const model = await train(tickets, { method, options, encoder, threads: 1 }).result;
     await model.save(join(root, method));
     await model.dispose();
   }
-}, 60_000);
+});
 afterAll(() => rm(root, { recursive: true, force: true }));
 
 const open = (name: string) => load(join(root, name), { threads: 1 });
@@ -81,10 +87,10 @@ describe.each(['prototype', 'linear'])('a model of the method %s', (method) => {
   test('more examples move a class, and what it has already is not counted twice', async () => {
     await using model = await open(method);
     await model.learn('login', passwords.slice(0, 1));
-    const [before] = await model.predict([asked[1]!]);
+    const [before] = await model.predict(['pin forgot password']);
     const learned = await model.learn('login', [...passwords, passwords[2]!], { more: true });
     expect(learned).toMatchObject({ isNew: false, added: 4, repeated: 2, examples: 5, classes: 4 });
-    const [after] = await model.predict([asked[1]!]);
+    const [after] = await model.predict(['pin forgot password']);
     expect(after!.scores.login!).toBeGreaterThan(before!.scores.login!);
   });
 });
@@ -152,8 +158,7 @@ test('models that cannot learn or explain say why', async () => {
 });
 
 test('without its texts a model still learns and explains, by label', async () => {
-  const data = await readTable(tickets);
-  await using model = await train(data, { method: 'prototype', keepExamples: false, threads: 1 }).result;
+  await using model = await train(tickets, { method: 'prototype', encoder, keepExamples: false, threads: 1 }).result;
   await model.learn('login', passwords);
   const [nearest] = await model.explain([asked[0]!], { nearest: 1 });
   expect(nearest![0]).toEqual({ label: 'login', similarity: expect.any(Number) });
@@ -166,8 +171,7 @@ test('without its texts a model still learns and explains, by label', async () =
 });
 
 test('a folder that was written anew since it was opened is not changed', async () => {
-  const data = await readTable(tickets);
-  await using first = await train(data, { method: 'prototype', threads: 1 }).result;
+  await using first = await train(tickets, { method: 'prototype', encoder, threads: 1 }).result;
   await first.save(join(root, 'moving'));
   await using opened = await open('moving');
   await first.learn('login', passwords);

@@ -3,6 +3,8 @@ import { version } from '../version.js';
 import { doctorCommand } from './doctor.js';
 import { evaluateCommand } from './evaluate.js';
 import { exitCodeOf, reportError } from './failure.js';
+import { forgetCommand } from './forget.js';
+import { learnCommand } from './learn.js';
 import { predictCommand } from './predict.js';
 import { trainCommand } from './train.js';
 
@@ -21,7 +23,7 @@ async function main(argv: readonly string[]): Promise<number> {
     .version(version)
     .exitOverride()
     .showSuggestionAfterError();
-  for (const command of [trainCommand, predictCommand, evaluateCommand, doctorCommand]) {
+  for (const command of [trainCommand, predictCommand, evaluateCommand, learnCommand, forgetCommand, doctorCommand]) {
     program.addCommand(command(interrupt.signal).exitOverride());
   }
   try {

@@ -36,6 +36,9 @@ function parseValue(text: string): unknown {
   }
 }
 
+/** Every value of an option that may be repeated. */
+export const collect = (text: string, previous: readonly string[] = []): string[] => [...previous, text];
+
 export const jsonOption = () => new Option('--json', 'print exactly one JSON document on stdout');
 export const threadsOption = () => new Option('--threads <n>', 'CPU threads').argParser(integer(1));
 export const textOption = () => new Option('--text <column>', 'column with the texts');

@@ -1,15 +1,16 @@
-import { Command } from 'commander';
+import { Command, Option } from 'commander';
 import type { Prediction } from '../artifact/classifier.js';
 import { readTexts } from '../data/read-table.js';
 import { FewtuneError, throwIfAborted } from '../errors.js';
 import { oneLine, percent, printable, table } from '../text.js';
 import { load } from '../workflow/load.js';
-import { jsonOption, textOption, threadsOption } from './options.js';
+import { integer, jsonOption, textOption, threadsOption } from './options.js';
 import { reportRepairs } from './repairs.js';
 
 interface PredictFlags {
   file?: string;
   text?: string;
+  explain?: number;
   quantized?: boolean;
   threads?: number;
   json?: boolean;
@@ -22,13 +23,16 @@ export function predictCommand(signal: AbortSignal): Command {
     .argument('[text...]', 'texts to label')
     .option('--file <file>', 'CSV, JSONL, JSON or Parquet file with a text column, or a .txt file with one text a line')
     .addOption(textOption())
+    .addOption(
+      new Option('--explain [n]', 'show the n nearest examples that the model keeps').preset('3').argParser(integer(1)),
+    )
     .option('--quantized', 'use the int8 weights')
     .addOption(threadsOption())
     .addOption(jsonOption())
     .action(async (folder: string, given: string[], flags: PredictFlags) => {
       const texts = await textsFrom(given, flags, signal);
       const model = await load(folder, { weights: flags.quantized ? 'quantized' : 'fp32', threads: flags.threads });
-      const predictions = await model.predict(texts, { signal });
+      const predictions = await model.predict(texts, { signal, explain: flags.explain });
       await model.dispose();
       process.stdout.write(
         flags.json ? `${JSON.stringify(documentOf(texts, predictions))}\n` : `${describe(texts, predictions)}\n`,
@@ -97,10 +101,18 @@ function linesOf(content: string, source: string): string[] {
 
 /** The document of `predict --json`. */
 function documentOf(texts: readonly string[], predictions: readonly Prediction[]) {
-  return predictions.map(({ label, confidence, scores }, i) => ({ input: texts[i], label, confidence, scores }));
+  return predictions.map((prediction, i) => ({ input: texts[i], ...prediction }));
 }
 
 function describe(texts: readonly string[], predictions: readonly Prediction[]): string {
   const rows = predictions.map(({ label, confidence }, i) => [label, percent(confidence), oneLine(texts[i]!, 80)]);
-  return printable(table(['label', 'confidence', 'text'], rows));
+  const lines = table(['label', 'confidence', 'text'], rows).split('\n');
+  const explained = predictions.flatMap(({ nearest = [] }, i) => [
+    lines[i + 2]!,
+    ...nearest.map(
+      ({ label, similarity, text }) =>
+        `    ${similarity.toFixed(3)}  ${label}${text === undefined ? '' : `  ${oneLine(text, 80)}`}`,
+    ),
+  ]);
+  return printable([...lines.slice(0, 2), ...explained].join('\n'));
 }

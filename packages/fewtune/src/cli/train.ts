@@ -21,6 +21,7 @@ interface TrainFlags {
   set?: Record<string, unknown>;
   encoder?: string;
   out?: string;
+  keepExamples: boolean;
   seed: number;
   budget: number;
   threads?: number;
@@ -41,6 +42,7 @@ export function trainCommand(signal: AbortSignal): Command {
     .option('--set <name=value>', 'an option of the named method; repeat for several', assignment)
     .option('--encoder <id|dir>', 'Hub id or folder of a sentence encoder; default: the embedded all-MiniLM-L6-v2')
     .option('--out <dir>', 'model folder to write; default: models/<name of the file>')
+    .option('--no-keep-examples', 'leave the training texts out of the folder; their vectors are kept')
     .option('--seed <n>', 'same seed, same result', integer(0), trainDefaults.seed)
     .option('--budget <seconds>', 'time for the race of methods and the last fit', positive, trainDefaults.budget)
     .addOption(threadsOption())
@@ -78,8 +80,8 @@ async function runTraining(
   flags: TrainFlags,
   signal: AbortSignal,
 ): Promise<TrainedModel> {
-  const { method, set, encoder, seed, budget, threads } = flags;
-  const run = train(data, { method, options: set, test, encoder, seed, budget, threads, signal });
+  const { method, set, encoder, keepExamples, seed, budget, threads } = flags;
+  const run = train(data, { method, options: set, test, encoder, keepExamples, seed, budget, threads, signal });
   const progress = new Progress();
   try {
     for await (const event of run) {
