@@ -15,6 +15,7 @@ export const errorCodes = {
   LABELS_CONFLICT: 'input',
   LABEL_UNKNOWN: 'input',
   LABEL_EXISTS: 'input',
+  IMAGE_SIZE: 'input',
   CELL_TOO_LARGE: 'input',
   OPTION_INVALID: 'input',
   LOSS_NOT_FINITE: 'input',

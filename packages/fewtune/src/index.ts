@@ -12,6 +12,7 @@ export {
   classSplit,
   type SplitName,
   splitClasses,
+  splitClassGroups,
 } from './data/class-split.js';
 export type { Repair, TextDataset, TextList } from './data/dataset.js';
 export { episodesFromJson, episodesToJson } from './data/episode-json.js';
@@ -27,9 +28,13 @@ export {
   type VaryingShape,
   wayLabels,
 } from './data/episodes.js';
+export type { ImageFit, ImageOptions } from './data/image-decode.js';
+export { type ImageExamples, imageTask, takeRows } from './data/image-episode.js';
 export { type EpisodeSource, type MetaDataset, metaDataset } from './data/meta-dataset.js';
 export { type DataProfile, profile } from './data/profile.js';
+export { type ImageSet, type ReadImagesOptions, readImages } from './data/read-images.js';
 export { type ReadOptions, readTable, readTexts } from './data/read-table.js';
+export { episodeTurns, rotateImages, rotationClasses } from './data/rotations.js';
 export { stratifiedFolds, stratifiedSplit } from './data/split.js';
 export {
   type ClassFolder,

@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
-import { classFolds, classSplit, splitClasses } from './class-split.js';
+import { classFolds, classSplit, splitClasses, splitClassGroups } from './class-split.js';
 import { metaDataset } from './meta-dataset.js';
 
 const names = (count: number) => Array.from({ length: count }, (_, i) => `class ${i}`);
@@ -76,4 +76,18 @@ test('a table becomes sources with labels of their own, rows of other classes le
     validation: { texts: [], labels: new Int32Array(0), classes: [] },
     test: { texts: ['t1', 't5'], labels: Int32Array.of(0, 0), classes: ['a'] },
   });
+});
+
+test('groups are never divided', () => {
+  const classes = ['Greek/a', 'Greek/b', 'Latin/a', 'Korean/a', 'Korean/b', 'Korean/c', 'alone'];
+  const alphabet = (name: string) => name.split('/')[0];
+  for (let seed = 0; seed < 20; seed++) {
+    const { train, test } = splitClassGroups(classes, { train: 2, test: 2 }, seed);
+    const [seen, unseen] = [new Set(train.map(alphabet)), new Set(test.map(alphabet))];
+    expect([seen.size, unseen.size, new Set([...seen, ...unseen]).size]).toEqual([2, 2, 4]);
+    expect([...train, ...test].sort()).toEqual([...classes].sort());
+  }
+  const byEnd = splitClassGroups(classes, { train: 0.5, test: 0.5 }, 1, (name) => name.slice(-1));
+  expect(byEnd.train.length + byEnd.test.length).toBe(classes.length);
+  expect(() => splitClassGroups(classes, { train: 5 }, 1)).toThrow('only 4 classes');
 });

@@ -104,6 +104,27 @@ function partSizes(sizes: Partial<Readonly<Record<SplitName, number>>>, total: n
 }
 
 /**
+ * As {@link splitClasses}, but what is dealt are groups of classes, and no group is divided: whole alphabets are held out,
+ * not some characters of each. Sizes count groups, or are fractions of them.
+ *
+ * @param groupOf the group of a class; when left out, what stands before the first `/` of its name (`Greek/alpha`)
+ * @throws FewtuneError as {@link splitClasses}
+ * @example const { train, test } = splitClassGroups(images.classes, { train: 5, test: 3 }, 7);
+ */
+export function splitClassGroups(
+  classes: readonly string[],
+  sizes: Partial<Readonly<Record<SplitName, number>>>,
+  seed: number,
+  groupOf: (name: string) => string = (name) => name.split('/', 1)[0]!,
+): ClassSplit {
+  requireDistinctNames(classes, 'classes');
+  const names = [...new Set(classes)].sort((a, b) => (a < b ? -1 : a > b ? 1 : 0));
+  const groups = splitClasses(names.map(groupOf), sizes, seed);
+  const part = (name: SplitName) => names.filter((member) => groups[name].includes(groupOf(member)));
+  return { train: part('train'), validation: part('validation'), test: part('test') };
+}
+
+/**
  * Given class lists, checked: no class in two parts, none twice in one. Names are compared, and with `classes` also
  * returned in the spelling found there, after {@link classKey}.
  *

@@ -36,12 +36,19 @@ export interface TextSupport {
  * deeper folders, empty classes, unreadable ones, links that lead out of the folder.
  *
  * @param extensions lower case with dot, such as ['.png', '.jpg']
+ * @param options.nested folders may hold folders (`Greek/alpha/1.png`): each one with files is a class, named by its path
+ *   with `/` between, as in `Greek/alpha`
  * @throws FewtuneError FILE_NOT_FOUND, FILE_UNREADABLE (not a folder), ROWS_EMPTY (no class with a file), LABELS_CONFLICT
  */
-export async function listClassFolder(folder: string, extensions: readonly string[]): Promise<ClassFolder> {
+export async function listClassFolder(
+  folder: string,
+  extensions: readonly string[],
+  { nested = false }: { nested?: boolean } = {},
+): Promise<ClassFolder> {
   const root = await openFolder(folder);
   const skipped: SkippedEntry[] = [];
-  const found: { name: string; files: string[] }[] = [];
+  const found: ClassOfFiles[] = [];
+  const seen = new Set([root]); // folders by where they really are: links may lead in a circle
   for (const name of await visible(root)) {
     const place = await confined(root, name, skipped);
     if (place === undefined) continue;
@@ -49,9 +56,9 @@ export async function listClassFolder(folder: string, extensions: readonly strin
       skipped.push({ path: name, reason: 'a file outside the class folders' });
       continue;
     }
-    const files = await filesOf(root, name, extensions, skipped);
-    if (files.length > 0) found.push({ name, files });
+    found.push(...(await classesIn(root, name, place.path, { extensions, nested, skipped, seen })));
   }
+  found.sort((a, b) => (a.name < b.name ? -1 : 1));
   if (found.length === 0) {
     const hint = skipped.slice(0, 3).map(({ path, reason }) => `${path} (${reason})`);
     throw new FewtuneError(
@@ -133,31 +140,47 @@ async function visible(folder: string): Promise<string[]> {
   return (await readdir(folder)).filter((name) => !name.startsWith('.')).sort();
 }
 
-async function filesOf(
-  root: string,
-  name: string,
-  extensions: readonly string[],
-  skipped: SkippedEntry[],
-): Promise<string[]> {
+interface Walk {
+  readonly extensions: readonly string[];
+  readonly nested: boolean;
+  readonly skipped: SkippedEntry[];
+  readonly seen: Set<string>;
+}
+
+/** The class that a folder is, when it has files, and with `nested` those of the folders inside. */
+async function classesIn(root: string, path: string, real: string, walk: Walk): Promise<ClassOfFiles[]> {
+  const { extensions, nested, skipped, seen } = walk;
+  if (nested && seen.has(real)) {
+    skipped.push({ path, reason: 'a link to a folder that is read already' });
+    return [];
+  }
+  seen.add(real);
   const files: string[] = [];
+  const deeper: ClassOfFiles[] = [];
   let names: string[];
   try {
-    names = await visible(join(root, name));
+    names = await visible(join(root, path));
   } catch (error) {
-    skipped.push({ path: name, reason: `cannot be read: ${(error as Error).message}` });
-    return files;
+    skipped.push({ path, reason: `cannot be read: ${(error as Error).message}` });
+    return [];
   }
-  for (const file of names) {
-    const path = join(name, file);
-    const place = await confined(root, path, skipped);
+  for (const name of names) {
+    const inside = join(path, name);
+    const place = await confined(root, inside, skipped);
     if (place === undefined) continue;
-    if (place.isFolder) skipped.push({ path, reason: 'a folder inside a class folder' });
-    else if (!extensions.includes(extname(file).toLowerCase())) {
-      skipped.push({ path, reason: `not one of ${extensions.join(', ')}` });
+    if (place.isFolder && nested) deeper.push(...(await classesIn(root, inside, place.path, walk)));
+    else if (place.isFolder) skipped.push({ path: inside, reason: 'a folder inside a class folder' });
+    else if (!extensions.includes(extname(name).toLowerCase())) {
+      skipped.push({ path: inside, reason: `not one of ${extensions.join(', ')}` });
     } else files.push(place.path);
   }
-  if (files.length === 0) skipped.push({ path: name, reason: 'a class folder without examples' });
-  return files;
+  if (files.length === 0 && deeper.length === 0) skipped.push({ path, reason: 'a class folder without examples' });
+  return files.length > 0 ? [{ name: path.split(sep).join('/'), files }, ...deeper] : deeper;
+}
+
+interface ClassOfFiles {
+  readonly name: string;
+  readonly files: readonly string[];
 }
 
 /** Where an entry really is; undefined, and reported, when that is outside the folder, nowhere, or no plain file. */
