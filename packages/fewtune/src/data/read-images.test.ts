@@ -2,7 +2,7 @@ import { mkdir, mkdtemp, realpath, rm, symlink, writeFile } from 'node:fs/promis
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { zipSync } from 'fflate';
-import sharp from 'sharp';
+import sharp, { type Sharp } from 'sharp';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { type ReadImagesOptions, readImages } from './read-images.js';
 
@@ -14,9 +14,9 @@ afterEach(() => rm(base, { recursive: true, force: true }));
 
 type Rgb = readonly [number, number, number];
 const encoders = {
-  png: (image: sharp.Sharp) => image.png(),
-  jpeg: (image: sharp.Sharp) => image.jpeg({ quality: 100, chromaSubsampling: '4:4:4' }),
-  webp: (image: sharp.Sharp) => image.webp({ lossless: true }),
+  png: (image: Sharp) => image.png(),
+  jpeg: (image: Sharp) => image.jpeg({ quality: 100, chromaSubsampling: '4:4:4' }),
+  webp: (image: Sharp) => image.webp({ lossless: true }),
 };
 
 /** An encoded image whose pixels are what `colour` says. */
