@@ -95,6 +95,14 @@ export {
   type LoraAdapter,
   mergeAdapter,
 } from './methods/peft/adapter.js';
+export {
+  type LoraInit,
+  type LoraSettings,
+  type LoraStart,
+  loraInits,
+  overEncoder,
+  startLora,
+} from './methods/peft/lora-start.js';
 export { adapterFiles, adapterFromFiles, readAdapter, writeAdapter } from './methods/peft/peft-files.js';
 export { methods, parseOptions } from './methods/registry.js';
 export type { Run } from './run.js';

@@ -34,6 +34,8 @@ export interface Trainable {
   readonly params: Named<HostTensor>;
   readonly frozen: Named<HostTensor>;
   linear?(params: Named<Tensor>): LinearFn;
+  /** A factor on the learning rate of a weight; 1 when left out. */
+  lrScale?(name: string): number;
 }
 
 export interface StageContext {
@@ -81,8 +83,12 @@ export async function contrastiveStage(
       const z = l2Normalize(pool(hidden, batch.attentionMask, encoder.pooling));
       return supervisedContrastive(z, batch.labels, temperature);
     },
-    // Biases and norms do not decay, as is usual for transformers.
-    optimizer: adamW({ weightDecay, decays: (name) => !/bias$|LayerNorm|layer_norm/.test(name) }),
+    // Biases and norms do not decay, as is usual for transformers; nor do lengths and factors that are not near 0.
+    optimizer: adamW({
+      weightDecay,
+      decays: (name) => !/bias$|LayerNorm|layer_norm|magnitude_vector$/.test(name),
+      lrScale: (name) => trainable.lrScale?.(name) ?? 1,
+    }),
     schedule: linearDecay({ lr, steps, warmup: Math.round(steps * options.warmup) }),
     clipNorm,
     threads: context.threads,

@@ -86,6 +86,25 @@ describe.each([
   });
 });
 
+test('lora with DoRA, PiSSA, rsLoRA, LoRA+ and a pattern of ranks learns too', async () => {
+  const options = lora.schema.parse({
+    steps: 4,
+    tokenDropout: 0,
+    targets: ['*.layer.4.*.query', '*.layer.5.*.query', '*.layer.5.*.value'],
+    dora: true,
+    init: 'pissa',
+    rsLora: true,
+    loraPlus: 4,
+    rankPattern: { 'layer.5.attention.self.query': 4 },
+  });
+  const fitted = await lora.fit(data, options, context);
+  const logits = await fitted.logits(asked);
+  expect(asked.map((_, row) => argMax(logits, row))).toEqual([0, 1, 2]);
+  // Two layers with rank 8, one with 4, and three magnitudes.
+  expect(fitted.details.trainableParameters).toBe(768 * (8 + 8 + 4) + 3 * 384);
+  await fitted.dispose?.();
+});
+
 test('a learning rate that is far too high is named as the cause', async () => {
   const options = { ...full.defaults, steps: 20, lr: 1e4 };
   await expect(full.fit(data, options, context)).rejects.toMatchObject({

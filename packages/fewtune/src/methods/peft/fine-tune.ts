@@ -43,6 +43,8 @@ export interface Adaptation {
   readonly ids: readonly (readonly number[])[];
   readonly padId: number;
   linear?(params: Named<Tensor>): LinearFn;
+  /** A factor on the learning rate of a weight; 1 when left out. */
+  lrScale?(name: string): number;
   /** All weights of the encoder, with what was trained in place. */
   merge(trained: Named<HostTensor>): Record<string, HostTensor>;
 }

@@ -15,6 +15,8 @@ import {
 } from '@fewtune/engine';
 import type { LinearFn } from '@fewtune/models';
 import type { Random } from '../../data/random.js';
+import { transposed } from './low-rank.js';
+import { isMeant, linearModules } from './targets.js';
 
 export interface LoraOptions {
   readonly rank: number;
@@ -25,13 +27,8 @@ export interface LoraOptions {
 
 /** The linear layers of an encoder that `targets` name, by their module's name. */
 export function loraTargets(weights: Named<HostTensor>, targets: LoraOptions['targets']): string[] {
-  return Object.keys(weights)
-    .filter((name) => name.endsWith('.weight') && weights[name]!.shape.length === 2 && !/embedding|pooler/.test(name))
-    .map((name) => name.slice(0, -'.weight'.length))
-    .filter(
-      (module) =>
-        targets === 'all-linear' || targets.some((target) => module === target || module.endsWith(`.${target}`)),
-    );
+  const all = linearModules(weights);
+  return targets === 'all-linear' ? all : all.filter((name) => targets.some((target) => isMeant(target, name)));
 }
 
 /** A uniform in ±1/√in (PyTorch's Kaiming uniform with a = √5, as PEFT has it), B zero: the start equals the base. */
@@ -44,12 +41,17 @@ export function initLora(
   const params: Record<string, HostTensor> = {};
   for (const module of modules) {
     const [outer, inner] = weights[`${module}.weight`]!.shape as [number, number];
-    const bound = 1 / Math.sqrt(inner);
-    const a = Float32Array.from({ length: rank * inner }, () => (2 * random.next() - 1) * bound);
+    const a = uniformDown(rank, inner, random);
     params[`${module}.lora_A.weight`] = hostTensor('float32', [rank, inner], a);
     params[`${module}.lora_B.weight`] = zeros('float32', [outer, rank]);
   }
   return params;
+}
+
+/** A [rank, inner], uniform in ±1/√in. */
+export function uniformDown(rank: number, inner: number, random: Random): Float32Array {
+  const bound = 1 / Math.sqrt(inner);
+  return Float32Array.from({ length: rank * inner }, () => (2 * random.next() - 1) * bound);
 }
 
 /** One factor for every module, or a module's own. */
@@ -103,10 +105,11 @@ export function mergeLora(
     const base = weights[`${module}.weight`]!;
     const factor = scaleOf(scale, module);
     const b = params[table ? `${module}.lora_embedding_B` : `${module}.lora_B.weight`]!;
-    const update = table ? multiply(transposed(a), transposed(b)) : multiply(b, a);
+    const update = table ? multiply(turned(a), turned(b)) : multiply(b, a);
     const own = params[`${module}.lora_B.bias`];
     const magnitude = params[`${module}.lora_magnitude_vector`];
-    const data = Float32Array.from(base.data as Float32Array, (w, i) => w + factor * update[i]!);
+    const data = Float32Array.from(base.data as Float32Array);
+    for (let i = 0; i < data.length; i++) data[i]! += factor * update[i]!;
     const length = magnitude && rowNorms(data, base.shape[0]!);
     const rowFactor = (row: number) => (magnitude ? (magnitude.data as Float32Array)[row]! / length![row]! : 1);
     if (magnitude) {
@@ -139,10 +142,8 @@ function multiply(b: HostTensor, a: HostTensor): Float64Array {
   return product;
 }
 
-function transposed({ shape: [rows, columns], data }: HostTensor): HostTensor {
-  const turned = new Float32Array(rows! * columns!);
-  for (let i = 0; i < turned.length; i++) turned[(i % columns!) * rows! + Math.floor(i / columns!)] = data[i] as number;
-  return hostTensor('float32', [columns!, rows!], turned);
+function turned({ shape: [rows, columns], data }: HostTensor): HostTensor {
+  return hostTensor('float32', [columns!, rows!], transposed(data as Float32Array, rows!, columns!));
 }
 
 /** √Σ w² of each row. */

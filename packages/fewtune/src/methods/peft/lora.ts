@@ -1,40 +1,66 @@
 import { z } from 'zod';
-import { FewtuneError } from '../../errors.js';
 import { logisticRow } from '../linear/logistic-row.js';
 import type { Method } from '../method.js';
+import { applyAdapter, mergeAdapter } from './adapter.js';
 import { type Adapt, estimateFineTune, fineTune, fineTuneFields } from './fine-tune.js';
-import { initLora, loraLinear, loraTargets, mergeLora } from './lora-layer.js';
+import { loraInits, startLora } from './lora-start.js';
+
+const patterns = z.union([z.literal('none'), z.record(z.string(), z.number().positive())]).default('none');
+const targets = z.union([z.string().min(1), z.array(z.string().min(1)).min(1)]);
 
 const schema = z.strictObject({
   ...fineTuneFields(5e-4),
   rank: z.number().int().positive().default(8),
   /** The update is scaled by alpha / rank. */
   alpha: z.number().positive().default(16),
-  /** Which linear layers are adapted: the last part of their names, or `all-linear`. */
-  targets: z.union([z.literal('all-linear'), z.array(z.string()).min(1)]).default('all-linear'),
+  /** Which linear layers are adapted: `all-linear`, or names, ends of names, patterns. */
+  targets: targets.default('all-linear'),
+  /** Scales by alpha / √rank instead. */
+  rsLora: z.boolean().default(false),
+  /** Trains the length of each row of a weight apart from its direction. */
+  dora: z.boolean().default(false),
+  /** What A and B start from. */
+  init: z.enum(loraInits).default('uniform'),
+  /** LoRA+: how much larger the learning rate of B is than that of A. */
+  loraPlus: z.number().positive().default(1),
+  /** Ranks and alphas of some layers: `{"layer.5.output.dense": 16}`. */
+  rankPattern: patterns.refine((value) => value === 'none' || Object.values(value).every(Number.isInteger), {
+    message: 'ranks are whole numbers',
+  }),
+  alphaPattern: patterns,
+  /** Modules that are trained whole besides, e.g. `LayerNorm`. */
+  modulesToSave: targets.default('none'),
 });
 
 export type LoraMethodOptions = z.infer<typeof schema>;
 
 const adaptWith =
-  ({ rank, alpha, targets }: LoraMethodOptions): Adapt =>
+  (options: LoraMethodOptions): Adapt =>
   ({ weights, tokenizer }, ids, random) => {
-    const modules = loraTargets(weights, targets);
-    if (modules.length === 0) {
-      const known = new Set(loraTargets(weights, 'all-linear').map((module) => module.split('.').slice(-2).join('.')));
-      throw new FewtuneError(
-        'OPTION_INVALID',
-        `lora: no linear layer of this encoder is named ${JSON.stringify(targets)}; it has ${[...known].join(', ')}.`,
-      );
-    }
-    const scale = alpha / rank;
+    const { rankPattern, alphaPattern, modulesToSave, loraPlus } = options;
+    const { adapter, base } = startLora(
+      weights,
+      {
+        ...options,
+        ranks: rankPattern === 'none' ? {} : rankPattern,
+        alphas: alphaPattern === 'none' ? {} : alphaPattern,
+        saved: modulesToSave === 'none' ? undefined : modulesToSave,
+      },
+      random,
+    );
+    const { saved = {} } = adapter;
     return {
-      params: initLora(weights, modules, rank, random),
-      frozen: weights,
+      params: { ...adapter.weights, ...saved },
+      frozen: Object.fromEntries(Object.entries(base).filter(([name]) => !saved[name])),
       ids,
       padId: tokenizer.padId,
-      linear: (params) => loraLinear(params, scale),
-      merge: (trained) => mergeLora(weights, trained, scale),
+      linear: (params) => applyAdapter(adapter, {}, params).linear,
+      // Hayou et al. 2024, arXiv:2402.12354: B wants a larger rate than A.
+      lrScale: (name) => (name.endsWith('.lora_B.weight') ? loraPlus : 1),
+      merge: (trained) => {
+        const part = (names: object) => Object.fromEntries(Object.keys(names).map((name) => [name, trained[name]!]));
+        return mergeAdapter(base, { ...adapter, weights: part(adapter.weights), saved: part(saved) });
+      },
     };
   };
 

@@ -16,6 +16,9 @@ const { input_ids: inputIds, attention_mask: attentionMask } = (
   await readSafetensors(place(`${base}/reference.safetensors`))
 ).tensors as Record<string, HostTensor>;
 
+/** The golden tokens: int64 [3, 9], padded. */
+export const tinyInputs = { inputIds: inputIds!, attentionMask: attentionMask! };
+
 export const constants = (weights: Named<HostTensor>): Record<string, Tensor> =>
   Object.fromEntries(Object.entries(weights).map(([name, value]) => [name, constant(value)]));
 
@@ -29,7 +32,7 @@ export async function hiddenStates(weights: Named<HostTensor>, adapt?: Adapt): P
     },
     { inputIds: spec, attentionMask: spec } as const,
   );
-  const { data } = await program.run({ inputIds: inputIds!, attentionMask: attentionMask! });
+  const { data } = await program.run(tinyInputs);
   await program.dispose();
   return data as Float32Array;
 }

@@ -1,0 +1,44 @@
+import type { HostTensor, Named } from '@fewtune/engine';
+import { FewtuneError } from '../../errors.js';
+import { near } from './near-names.js';
+import { matchesFully } from './python-pattern.js';
+
+/**
+ * Which modules are meant, by their names in the checkpoint (`encoder.layer.0.attention.self.query`). One, or a list of:
+ * a name or the end of one (`query`, `self.query`); with `*` a whole name with anything in these places (`*.layer.5.*`);
+ * between slashes a regular expression that matches a whole name, as PEFT has it.
+ */
+export type Targets = string | readonly string[];
+
+/** The linear layers of an encoder by their module's name; the pooler, which no embedding reads, is none. */
+export function linearModules(weights: Named<HostTensor>): string[] {
+  return Object.keys(weights)
+    .filter((name) => name.endsWith('.weight') && weights[name]!.shape.length === 2 && !/embedding|pooler/.test(name))
+    .map((name) => name.slice(0, -'.weight'.length));
+}
+
+/** Whether a name is meant. */
+export function isMeant(target: string, name: string): boolean {
+  if (target.length > 2 && target.startsWith('/') && target.endsWith('/')) {
+    return matchesFully(target.slice(1, -1), name);
+  }
+  if (!target.includes('*')) return name === target || name.endsWith(`.${target}`);
+  return matchesFully(target.replace(/[.+?^${}()|[\]\\]/g, '\\$&').replaceAll('*', '.*'), name);
+}
+
+/**
+ * The names that are meant, in the order of `names`.
+ *
+ * @param what for the error, e.g. `lora: no linear layer of this encoder`
+ * @throws FewtuneError OPTION_INVALID when a part of the targets means none, with near names
+ */
+export function namesMeant(targets: Targets, names: readonly string[], what: string): string[] {
+  const list = typeof targets === 'string' ? [targets] : targets;
+  for (const target of list) {
+    if (names.some((name) => isMeant(target, name))) continue;
+    // One name for all layers: a list of the same name with different numbers says nothing.
+    const kinds = [...new Set(names.map((name) => name.replace(/\.\d+\./g, '.*.')))];
+    throw new FewtuneError('OPTION_INVALID', `${what} is named ${JSON.stringify(target)}${near(target, kinds, 8)}.`);
+  }
+  return names.filter((name) => list.some((target) => isMeant(target, name)));
+}
