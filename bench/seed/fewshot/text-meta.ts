@@ -6,12 +6,12 @@ import {
   type Episode,
   type EpisodeSource,
   episodeSampler,
-  euclideanPrototypeHead,
   headLogits,
   intoSubspace,
   type LinearHead,
   type MetaDataset,
   prototypeHead,
+  subspacePrototypeHead,
   supportSubspace,
   wayLabels,
 } from 'fewtune';
@@ -65,12 +65,13 @@ export async function textMetaRows(sources: readonly MetaSource[], encoder: Enco
       const name = `${source.name}, fold ${index + 1}`;
       const options = quick ? { steps: 2, validation: undefined } : {};
       const tuned = await metaTrained(encoder, train, quick ? undefined : validation, options, name, !quick);
+      const unseen = quick ? someOf(test) : test;
       folds.push({
-        source: test,
-        frozen: await embedded(encoder, test, quick),
-        tuned: await embedded(tuned, test, quick),
+        source: unseen,
+        frozen: await embedded(encoder, unseen, quick),
+        tuned: await embedded(tuned, unseen, quick),
       });
-      say(`${name}: features of ${test.texts.length} sentences of unseen classes`);
+      say(`${name}: features of ${unseen.texts.length} sentences of unseen classes`);
     }
     for (const shape of source.shapes) rows.push(...accuracyRows(source.name, folds, shape));
     if (!quick) rows.push(...distanceRows(source.name, folds));
@@ -109,8 +110,8 @@ function scoresOf({ frozen, tuned }: FoldFeatures, { classes, support, query }: 
   const labels = wayLabels(ways, SHOTS);
   const answers = wayLabels(ways, QUERIES);
   const shown = (of: Embedded) => ({ hidden: of.hidden, classes: ways, labels, features: pick(of, support) });
-  const share = (of: Embedded, fit: (support: ReturnType<typeof shown>) => LinearHead): number => {
-    const logits = headLogits(fit(shown(of)), pick(of, query));
+  const share = (of: Embedded, headOf: (support: ReturnType<typeof shown>) => LinearHead): number => {
+    const logits = headLogits(headOf(shown(of)), pick(of, query));
     const hits = answers.filter((answer, i) => {
       const scores = logits.subarray(i * ways, (i + 1) * ways);
       return scores.indexOf(Math.max(...scores)) === answer;
@@ -120,7 +121,7 @@ function scoresOf({ frozen, tuned }: FoldFeatures, { classes, support, query }: 
   return {
     [frozenPlain]: share(frozen, (data) => prototypeHead(data, 1)),
     [metaPlain]: share(tuned, (data) => prototypeHead(data, 1)),
-    [metaImproved]: share(tuned, euclideanPrototypeHead),
+    [metaImproved]: share(tuned, subspacePrototypeHead),
   };
 }
 

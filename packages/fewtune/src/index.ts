@@ -82,9 +82,9 @@ export { type Metric, type MetricHead, metricHeads, metrics } from './methods/me
 export type { MetricTask } from './methods/metric/metric-task.js';
 export { prototypeHead } from './methods/metric/prototype.js';
 export {
-  euclideanPrototypeHead,
   intoSubspace,
   type SupportSubspace,
+  subspacePrototypeHead,
   supportSubspace,
 } from './methods/metric/support-subspace.js';
 export {

@@ -72,6 +72,8 @@ test('a share of the update is that share of B, and none is the encoder as it wa
     expect(halfB[i]).toBeCloseTo(value / 2, 7);
   });
   expect(none.encoder.fingerprint).toBe(encoder.fingerprint);
+  const auto = await last(metaTrainText(encoder, train, { ...few, interpolation: 'auto' }).result);
+  expect(values(auto)).toEqual(values(half)); // without validation classes
 });
 
 test('it stops when validation no longer improves', async () => {
@@ -79,6 +81,23 @@ test('it stops when validation no longer improves', async () => {
   const still = { ...options, lr: 0, validation: unseen, validateEvery: 2, patience: 2 };
   const { steps, keptStep } = await metaTrainText(encoder, train, still).result;
   expect([steps, keptStep]).toEqual([4, 0]);
+});
+
+test('validation chooses the share, and the encoder as it was where nothing is better', async () => {
+  const auto = { ...options, steps: 40, interpolation: 'auto', validation: unseen } as const;
+  const { validation, keptShare, keptStep, encoder: tuned } = await metaTrainText(encoder, train, auto).result;
+  expect(validation.map(({ step, share }) => [step, share])).toEqual([
+    [0, 0],
+    ...[0.2, 0.4, 0.6, 0.8, 1].map((share) => [40, share]),
+  ]);
+  const best = Math.max(...validation.map(({ accuracy }) => accuracy));
+  expect(validation.find(({ share }) => share === keptShare)!.accuracy).toBe(best);
+  expect(keptStep).toBe(40);
+  expect(await episodeAccuracy(tuned, unseen, { threads: 1 })).toBeCloseTo(best, 10);
+
+  const still = await metaTrainText(encoder, train, { ...auto, steps: 2, lr: 0 }).result;
+  expect([still.keptStep, still.keptShare]).toEqual([0, 0]);
+  expect(still.encoder.fingerprint).toBe(encoder.fingerprint);
 });
 
 describe('an interrupted run', () => {
@@ -95,7 +114,7 @@ describe('an interrupted run', () => {
     const steps: number[] = [];
     const resumed = metaTrainText(encoder, train, { ...few, resume: path });
     for await (const { step } of resumed) steps.push(step);
-    expect(steps[0]).toBeGreaterThan(3);
+    expect(steps[0]).toBeGreaterThan(4); // it was kept when it was interrupted
     expect(steps.at(-1)).toBe(8);
     const { adapter, validation, encoder: tuned } = await resumed.result;
     expect(values(adapter.weights)).toEqual(values(without.adapter.weights));

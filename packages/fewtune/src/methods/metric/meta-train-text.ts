@@ -9,30 +9,30 @@ import { adaptEncoder, type LoraAdapter } from '../peft/adapter.js';
 import { contrastiveStage, type StageState } from '../peft/contrastive-stage.js';
 import { initLora, type LoraOptions, loraLinear, loraTargets, mergeLora } from '../peft/lora-layer.js';
 import { episodeAccuracy } from './episode-accuracy.js';
-import { type Kept, readTextCheckpoint, writeTextCheckpoint } from './text-checkpoint.js';
+import { type Kept, type Look, readTextCheckpoint, writeTextCheckpoint } from './text-checkpoint.js';
 
 /** How a text encoder is meta-trained; see {@link metaTrainText} for what the defaults are and reach. */
 export interface MetaTextOptions extends Partial<LoraOptions> {
   readonly steps?: number;
   /** Peak rate of AdamW, after a tenth of the steps; it then falls to 0. */
   readonly lr?: number;
+  /** Classes in a batch of about 96 sentences, and examples of each; `auto` fills it. */
   readonly classesPerBatch?: number;
-  /** Examples of each class in a batch. */
-  readonly perClass?: number;
+  readonly perClass?: number | 'auto';
   /** τ of the contrastive loss. */
   readonly temperature?: number;
   /** Probability with which a token is left out, drawn anew for every batch. */
   readonly tokenDropout?: number;
   readonly weightDecay?: number;
-  /** Share of the trained update that is kept, 0 to 1. */
-  readonly interpolation?: number;
-  /** Classes that are not trained on: their episodes choose the step whose weights are kept, and when to stop. */
+  /** Share of the trained update that is kept, 0 to 1; `auto`: what the validation classes choose, without them a half. */
+  readonly interpolation?: number | 'auto';
+  /** Classes that are not trained on: their episodes choose what is kept, and when to stop. */
   readonly validation?: EpisodeSource;
-  /** Steps between two looks at the validation classes; a quarter of the run when left out. */
+  /** Steps between two looks at the validation classes; at the end only when left out. */
   readonly validateEvery?: number;
   /** Looks without a new best after which the run stops; never when left out. */
   readonly patience?: number;
-  /** A safetensors file for the run's state, written every so many steps (default: with every look) and on an interrupt. */
+  /** A safetensors file for the run's state, written every so many steps (a quarter of the run when left out) and on an interrupt. */
   readonly checkpoint?: { readonly path: string; readonly every?: number };
   /** A checkpoint of a run with the same options, data and encoder; the result is that of a run without a break. */
   readonly resume?: string;
@@ -48,16 +48,21 @@ export const metaTextDefaults = {
   rank: 8,
   alpha: 16,
   targets: 'all-linear',
-  steps: 200,
-  lr: 5e-4,
-  classesPerBatch: 32,
-  perClass: 3,
+  steps: 120,
+  lr: 4e-4,
+  classesPerBatch: 48,
+  perClass: 'auto',
   temperature: 0.1,
   tokenDropout: 0.25,
   weightDecay: 0.01,
-  interpolation: 0.6,
+  interpolation: 'auto',
   seed: 7,
 } as const satisfies MetaTextOptions;
+
+/** Shares that validation chooses from, and what is kept without it. */
+const SHARES = [0.2, 0.4, 0.6, 0.8, 1];
+const BLIND_SHARE = 0.5;
+const BATCH_ROWS = 96;
 
 export interface MetaTextEvent {
   /** From 1. */
@@ -67,7 +72,7 @@ export interface MetaTextEvent {
   readonly loss: number;
   readonly lr: number;
   readonly elapsedMs: number;
-  /** Accuracy of plain prototypes on the validation episodes, where this step had a look at them. */
+  /** Best accuracy of plain prototypes on the validation episodes, where this step had a look at them. */
   readonly validation?: number;
 }
 
@@ -76,11 +81,12 @@ export interface MetaTextResult {
   readonly adapter: LoraAdapter;
   /** The encoder with the adapter merged into it and a fingerprint of its own: any method takes it. */
   readonly encoder: Encoder;
-  /** Steps that were taken, and the one whose weights were kept. */
   readonly steps: number;
+  /** The step whose update was kept (0: nothing beat the encoder as it was), and the share of it. */
   readonly keptStep: number;
-  /** Accuracy on the validation episodes: at step 0, which is the encoder as it was, and at each look. */
-  readonly validation: readonly { readonly step: number; readonly accuracy: number }[];
+  readonly keptShare: number;
+  /** Accuracy on the validation episodes: at step 0, which is the encoder as it was, and of each share at each look. */
+  readonly validation: readonly Look[];
   readonly classes: readonly string[];
 }
 
@@ -133,35 +139,37 @@ async function trained(
     ...encoder,
     weights: { ...encoder.weights, ...mergeLora(frozen, update, alpha / rank) },
   });
-  const look = (update: Named<HostTensor>) =>
-    episodeAccuracy(merged(scaled(update, settings.interpolation)), validation!, { threads, signal });
+  const look = (update: Named<HostTensor>) => episodeAccuracy(merged(update), validation!, { threads, signal });
+  const { interpolation } = settings;
+  const shares = interpolation === 'auto' ? SHARES : [interpolation];
 
-  let kept: Kept = resumed?.kept ?? { step: 0, params, looks: [] };
-  if (validation && !resumed) kept = { ...kept, looks: [{ step: 0, accuracy: await look(params) }] };
-  const every = settings.validateEvery ?? Math.max(1, Math.ceil(steps / 4));
+  let kept: Kept = resumed?.kept ?? { step: 0, share: 0, params, looks: [] };
+  if (validation && !resumed) kept = { ...kept, looks: [{ step: 0, share: 0, accuracy: await look(params) }] };
+  const every = settings.validateEvery ?? steps;
+  const keepEvery = checkpoint?.every ?? Math.max(1, Math.ceil(steps / 4));
   const started = performance.now();
   let last = resumed?.step ?? 0;
 
   const onStep = async (step: number, metrics: { loss: number; lr: number }, state: StageState) => {
     last = step;
     const looking = validation !== undefined && (step % every === 0 || step === steps);
+    const found = looking ? await state.params() : params;
     let accuracy: number | undefined;
-    if (looking) {
-      const found = await state.params();
-      accuracy = await look(found);
+    for (const share of looking ? shares : []) {
+      const one = { step, share, accuracy: await look(scaled(found, share)) };
+      accuracy = Math.max(accuracy ?? 0, one.accuracy);
       const best = Math.max(...kept.looks.map((entry) => entry.accuracy));
-      const looks = [...kept.looks, { step, accuracy }];
-      kept = accuracy > best ? { step, params: found, looks } : { ...kept, looks };
+      const looks = [...kept.looks, one];
+      kept = one.accuracy > best ? { step, share, params: found, looks } : { ...kept, looks };
     }
     if (checkpoint) {
-      const due = checkpoint.every === undefined ? step % every === 0 : step % checkpoint.every === 0;
-      if (due || signal?.aborted) {
+      if (step % keepEvery === 0 || signal?.aborted) {
         await writeTextCheckpoint(checkpoint.path, identity, { step, kept, snapshot: await state.snapshot() });
       }
     }
     const elapsedMs = performance.now() - started;
     emit({ step, steps, ...metrics, elapsedMs, ...(accuracy === undefined ? {} : { validation: accuracy }) });
-    const sinceBest = kept.looks.filter((entry) => entry.step > kept.step).length;
+    const sinceBest = new Set(kept.looks.flatMap((entry) => (entry.step > kept.step ? [entry.step] : []))).size;
     return looking && sinceBest >= (settings.patience ?? Number.POSITIVE_INFINITY) ? 'stop' : undefined;
   };
 
@@ -171,17 +179,19 @@ async function trained(
     source.texts.map((text) => encoder.tokenizer.encode(text)),
     source.labels,
     encoder.tokenizer.padId,
-    { ...settings, warmup: 0.1, clipNorm: 1 },
+    { ...settings, ...batchOf(settings, source), warmup: 0.1, clipNorm: 1 },
     { random, threads, signal, onStep, ...(resumed && { from: { step: resumed.step, snapshot: resumed.snapshot } }) },
   );
-  if (!validation) kept = { step: last, params: end, looks: [] };
+  if (!validation) {
+    kept = { step: last, share: interpolation === 'auto' ? BLIND_SHARE : interpolation, params: end, looks: [] };
+  }
   const { id, revision, fingerprint } = encoder;
   const adapter: LoraAdapter = {
     method: 'lora',
     rank,
     alpha,
     targets: modules,
-    weights: scaled(kept.params, settings.interpolation),
+    weights: scaled(kept.params, kept.share),
     base: { id, ...(revision && { revision }), fingerprint },
   };
   return {
@@ -189,8 +199,17 @@ async function trained(
     encoder: adaptEncoder(encoder, adapter),
     steps: last,
     keptStep: kept.step,
+    keptShare: kept.share,
     validation: kept.looks,
     classes: source.classes,
+  };
+}
+
+function batchOf({ classesPerBatch, perClass }: Settings, { classes }: EpisodeSource) {
+  const width = Math.min(classesPerBatch, classes.length);
+  return {
+    classesPerBatch: width,
+    perClass: perClass === 'auto' ? Math.max(2, Math.round(BATCH_ROWS / width)) : perClass,
   };
 }
 

@@ -1,10 +1,10 @@
 import { expect, test } from 'vitest';
 import { createRandom } from '../../data/random.js';
 import { classDistances, unitRows } from '../../evaluation/distances.js';
-import { argmaxRows } from '../../evaluation/metrics.js';
 import { headLogits } from '../linear/logistic.js';
 import { classMeans } from './class-means.js';
-import { euclideanPrototypeHead, intoSubspace, supportSubspace } from './support-subspace.js';
+import { choleskySolveRows, shrunkCholesky, withinClassCovariance } from './covariance.js';
+import { intoSubspace, subspacePrototypeHead, supportSubspace } from './support-subspace.js';
 
 const [hidden, classes] = [20, 6];
 
@@ -22,9 +22,9 @@ const support = cloud(5, 1, 2);
 const queries = cloud(30, 1, 3);
 
 test('the basis is orthonormal, and holds the differences of the class means whole', () => {
-  const space = supportSubspace(support);
+  const space = supportSubspace(support, 1);
   expect(space.rank).toBe(classes - 1);
-  const row = (r: number) => space.basis.subarray(r * hidden, (r + 1) * hidden);
+  const row = (r: number) => space.map.subarray(r * hidden, (r + 1) * hidden);
   for (let a = 0; a < space.rank; a++) {
     for (let b = 0; b < space.rank; b++) {
       const product = row(a).reduce((sum, value, j) => sum + value * row(b)[j]!, 0);
@@ -40,25 +40,36 @@ test('the basis is orthonormal, and holds the differences of the class means who
   }
 });
 
-test('the nearest mean is the same in the subspace and in the whole space', () => {
-  const space = supportSubspace(support);
-  const inside = { ...support, hidden: space.rank, features: intoSubspace(space, support.features) };
-  const whole = argmaxRows(headLogits(euclideanPrototypeHead(support), queries.features), classes);
-  const within = headLogits(euclideanPrototypeHead(inside), intoSubspace(space, queries.features));
-  expect([...argmaxRows(within, classes)]).toEqual([...whole]);
+/** ‖x_i − m_c‖² under a metric [hidden, hidden]. */
+function squared(i: number, c: number, metric: (a: number, b: number) => number): number {
+  const means = classMeans(support, false);
+  const d = Array.from({ length: hidden }, (_, j) => queries.features[i * hidden + j]! - means[c * hidden + j]!);
+  return d.reduce((sum, da, a) => sum + da * d.reduce((inner, db, b) => inner + metric(a, b) * db, 0), 0);
+}
+
+test('without whitening the head ranks classes by their distance in the whole space', () => {
+  const logits = headLogits(subspacePrototypeHead(support, 1), queries.features);
+  for (let i = 0; i < 20; i++) {
+    const distances = Array.from({ length: classes }, (_, c) => squared(i, c, (a, b) => (a === b ? 1 : 0)));
+    // Both fall short of −‖x − m_c‖² by what is the same for every class.
+    for (let c = 1; c < classes; c++) {
+      expect(logits[i * classes + c]! - logits[i * classes]!).toBeCloseTo(distances[0]! - distances[c]!, 4);
+    }
+  }
 });
 
-test('the Euclidean head ranks classes by distance', () => {
-  const means = classMeans(support, false);
-  const logits = headLogits(euclideanPrototypeHead(support), queries.features);
-  for (let i = 0; i < 10; i++) {
-    const squares = (c: number) =>
-      Array.from(
-        { length: hidden },
-        (_, j) => (queries.features[i * hidden + j]! - means[c * hidden + j]!) ** 2,
-      ).reduce((a, b) => a + b, 0);
-    // logit_c = ‖x‖² − ‖x − m_c‖², and rows have length 1.
-    for (let c = 0; c < classes; c++) expect(logits[i * classes + c]).toBeCloseTo(1 - squares(c), 5);
+test('with it, by the Mahalanobis distance of the shrunk covariance', () => {
+  const shrinkage = 0.6;
+  const lower = shrunkCholesky(withinClassCovariance(support), hidden, shrinkage);
+  const identity = Float32Array.from({ length: hidden * hidden }, (_, i) => (i % (hidden + 1) === 0 ? 1 : 0));
+  const inverse = choleskySolveRows(lower, identity, hidden);
+  const logits = headLogits(subspacePrototypeHead(support, shrinkage), queries.features);
+  for (let i = 0; i < 20; i++) {
+    const distances = Array.from({ length: classes }, (_, c) => squared(i, c, (a, b) => inverse[a * hidden + b]!));
+    for (let c = 1; c < classes; c++) {
+      const [found, wanted] = [logits[i * classes + c]! - logits[i * classes]!, distances[0]! - distances[c]!];
+      expect(Math.abs(found - wanted)).toBeLessThan(1e-4 * Math.max(...distances));
+    }
   }
 });
 

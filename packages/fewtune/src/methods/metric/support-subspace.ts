@@ -1,39 +1,44 @@
 import type { LinearHead } from '../linear/logistic.js';
 import { classMeans, type LabelledFeatures } from './class-means.js';
+import { shrunkCholesky, withinClassCovariance } from './covariance.js';
 
-/** The directions in which the classes of one support set differ, classes − 1 of them at most. */
+/** Coordinates in which the classes of one support set differ, classes − 1 of them at most. */
 export interface SupportSubspace {
   readonly hidden: number;
   /** [hidden], the mean of the class means. */
   readonly centre: Float32Array;
-  /** [rank, hidden], orthonormal. */
-  readonly basis: Float32Array;
+  /** [rank, hidden]: coordinates of x are map (x − centre). */
+  readonly map: Float32Array;
   readonly rank: number;
 }
 
+/** Share of the identity in the covariance of a support set of few examples. */
+const SHRINKAGE = 0.8;
 /** A direction shorter than this is rounding. */
 const TINY = 1e-6;
 
 /**
- * The space that the class means of a support set span, about their centre: hard attention over feature directions,
- * computed from the support of one episode alone. Distances to class means differ in this space as they do in the whole
- * (‖x − m‖² loses a term that is the same for every class), so the nearest mean stays the nearest; what goes is
- * variation that tells no class of this episode from another.
- *
- * It is the between-class space of linear discriminant analysis without its whitening, which few examples cannot carry.
+ * Linear discriminant analysis on the support of one episode: a metric and attention over directions at once. Rows are
+ * whitened by the covariance within classes, shrunk towards the identity (Friedman 1989), then projected on the space
+ * that the class means span about their centre (Fisher's). In it distances to class means differ as they do before the
+ * projection, as ‖x − m‖² loses a term that is the same for every class; what goes is variation that tells no class of
+ * this episode from another.
  *
  * @param support every class with a row
+ * @param shrinkage 1 leaves the whitening out, and with few rows it should be near 1
  */
-export function supportSubspace(support: LabelledFeatures): SupportSubspace {
+export function supportSubspace(support: LabelledFeatures, shrinkage = SHRINKAGE): SupportSubspace {
   const { hidden, classes } = support;
   const means = classMeans(support, false);
   const centre = new Float64Array(hidden);
   means.forEach((value, i) => {
     centre[i % hidden]! += value / classes;
   });
+  const lower = shrinkage < 1 ? shrunkCholesky(withinClassCovariance(support), hidden, shrinkage) : undefined;
   const directions: Float64Array[] = [];
   for (let c = 0; c < classes; c++) {
     const direction = Float64Array.from({ length: hidden }, (_, j) => means[c * hidden + j]! - centre[j]!);
+    if (lower) solveLower(lower, direction);
     const before = norm(direction);
     // Modified Gram-Schmidt, twice: once more takes away what rounding left (Giraud et al. 2005).
     for (let pass = 0; pass < 2; pass++) {
@@ -46,21 +51,22 @@ export function supportSubspace(support: LabelledFeatures): SupportSubspace {
     const length = norm(direction);
     if (length > TINY * Math.max(1, before)) directions.push(direction.map((value) => value / length));
   }
-  const basis = new Float32Array(directions.length * hidden);
+  const map = new Float32Array(directions.length * hidden);
   directions.forEach((direction, r) => {
-    basis.set(direction, r * hidden);
+    if (lower) solveUpper(lower, direction); // v · L⁻¹x = L⁻ᵀv · x
+    map.set(direction, r * hidden);
   });
-  return { hidden, centre: new Float32Array(centre), basis, rank: directions.length };
+  return { hidden, centre: new Float32Array(centre), map, rank: directions.length };
 }
 
 /** Rows [n, hidden] as coordinates [n, rank]. */
-export function intoSubspace({ hidden, centre, basis, rank }: SupportSubspace, features: Float32Array): Float32Array {
+export function intoSubspace({ hidden, centre, map, rank }: SupportSubspace, features: Float32Array): Float32Array {
   const rows = features.length / hidden;
   const out = new Float32Array(rows * rank);
   for (let i = 0; i < rows; i++) {
     for (let r = 0; r < rank; r++) {
       let sum = 0;
-      for (let j = 0; j < hidden; j++) sum += (features[i * hidden + j]! - centre[j]!) * basis[r * hidden + j]!;
+      for (let j = 0; j < hidden; j++) sum += (features[i * hidden + j]! - centre[j]!) * map[r * hidden + j]!;
       out[i * rank + r] = sum;
     }
   }
@@ -68,17 +74,47 @@ export function intoSubspace({ hidden, centre, basis, rank }: SupportSubspace, f
 }
 
 /**
- * The nearest class mean by Euclidean distance, in the whole space and, which is the same, in the support's subspace:
- * −‖x − m_c‖² without ‖x‖². Snell et al. 2017, equation 8, arXiv:1703.05175.
+ * The nearest class mean by Euclidean distance in the support's subspace: score_c(x) = −‖z − p_c‖² + ‖z‖², z the
+ * coordinates of x. Linear in x, so it is a head like any other. With `shrinkage` 1 it is the prototype of Snell et al. 2017
+ * (equation 8, arXiv:1703.05175).
  */
-export function euclideanPrototypeHead(support: LabelledFeatures): LinearHead {
+export function subspacePrototypeHead(support: LabelledFeatures, shrinkage = SHRINKAGE): LinearHead {
   const { hidden, classes } = support;
-  const means = classMeans(support, false);
+  const space = supportSubspace(support, shrinkage);
+  const prototypes = intoSubspace(space, classMeans(support, false)); // [classes, rank]
+  const weight = new Float32Array(classes * hidden);
   const bias = new Float32Array(classes);
-  means.forEach((value, i) => {
-    bias[Math.floor(i / hidden)]! -= value * value;
-  });
-  return { weight: means.map((value) => 2 * value), bias };
+  for (let c = 0; c < classes; c++) {
+    for (let r = 0; r < space.rank; r++) {
+      const p = prototypes[c * space.rank + r]!;
+      bias[c]! -= p * p;
+      for (let j = 0; j < hidden; j++) {
+        const w = 2 * p * space.map[r * hidden + j]!;
+        weight[c * hidden + j]! += w;
+        bias[c]! -= w * space.centre[j]!;
+      }
+    }
+  }
+  return { weight, bias };
+}
+
+/** b ← L⁻¹ b, L lower triangular [n, n]. */
+function solveLower(lower: Float64Array, b: Float64Array): void {
+  const n = b.length;
+  for (let i = 0; i < n; i++) {
+    let sum = b[i]!;
+    for (let k = 0; k < i; k++) sum -= lower[i * n + k]! * b[k]!;
+    b[i] = sum / lower[i * n + i]!;
+  }
+}
+
+/** b ← L⁻ᵀ b. */
+function solveUpper(lower: Float64Array, b: Float64Array): void {
+  const n = b.length;
+  for (let i = n - 1; i >= 0; i--) {
+    b[i]! /= lower[i * n + i]!;
+    for (let k = 0; k < i; k++) b[k]! -= lower[i * n + k]! * b[i]!;
+  }
 }
 
 const norm = (values: Float64Array) => Math.sqrt(values.reduce((sum, value) => sum + value * value, 0));

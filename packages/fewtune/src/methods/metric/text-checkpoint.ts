@@ -3,11 +3,19 @@ import type { HostTensor, Named } from '@fewtune/engine';
 import { ModelError, readSafetensors, writeSafetensors } from '@fewtune/models';
 import { FewtuneError } from '../../errors.js';
 
-/** The best weights so far, and what each look at the validation classes found. */
+/** Accuracy on the validation classes with some share of the update that a step had reached. */
+export interface Look {
+  readonly step: number;
+  readonly share: number;
+  readonly accuracy: number;
+}
+
+/** The best update so far and the share of it, and all looks until now. */
 export interface Kept {
   readonly step: number;
+  readonly share: number;
   readonly params: Named<HostTensor>;
-  readonly looks: readonly { readonly step: number; readonly accuracy: number }[];
+  readonly looks: readonly Look[];
 }
 
 export interface TextCheckpoint {
@@ -30,7 +38,7 @@ export async function writeTextCheckpoint(
   const under = (prefix: string, tensors: Named<HostTensor>) =>
     Object.entries(tensors).map(([name, tensor]) => [`${prefix}/${name}`, tensor] as const);
   const tensors = Object.fromEntries([...under('state', snapshot), ...under('kept', kept.params)]);
-  const progress = { step, kept: { step: kept.step, looks: kept.looks } };
+  const progress = { step, kept: { step: kept.step, share: kept.share, looks: kept.looks } };
   try {
     await writeSafetensors(path, tensors, { metaText: JSON.stringify({ identity, progress }) });
   } catch (cause) {
@@ -53,7 +61,7 @@ export async function readTextCheckpoint(
   }
   const { identity: theirs, progress } = JSON.parse(metadata.metaText) as {
     identity: Record<string, unknown>;
-    progress: { step: number; kept: Pick<Kept, 'step' | 'looks'> };
+    progress: { step: number; kept: Omit<Kept, 'params'> };
   };
   const ours = JSON.parse(JSON.stringify(identity)) as Record<string, unknown>;
   const names = [...new Set([...Object.keys(ours), ...Object.keys(theirs)])];
