@@ -1,63 +1,138 @@
 import { FewtuneError } from '../../errors.js';
+import { unitRows } from '../../evaluation/distances.js';
 import type { LinearHead } from '../linear/logistic.js';
-import { classMeans, type LabelledFeatures } from './class-means.js';
+import type { Support } from '../support.js';
+import type { LabelledFeatures } from './class-means.js';
+import { type RowSolver, spreadSolver } from './spread-solver.js';
+import {
+  centredRows,
+  classSums,
+  labelResponsibilities,
+  marginAttention,
+  type Responsibilities,
+  reassignment,
+  supportMean,
+} from './support-attention.js';
 
 export interface AttentionPrototypeOptions {
-  /** Temperature of the attention over support examples; smaller looks less at outliers, Infinity is the plain mean. */
+  /**
+   * `reassign`: an example that belongs to another class moves there (expectation maximisation). `margin`: it loses
+   * weight. `none`: labels are believed.
+   */
+  readonly attention?: 'reassign' | 'margin' | 'none';
+  /** `reassign`: how sharply a class is told by cosine. */
+  readonly sharpness?: number;
+  /** `reassign`: share of labels expected to be wrong, 0 to below 1. */
+  readonly mislabelled?: number;
+  /** `reassign`: rounds of expectation maximisation. */
+  readonly iterations?: number;
+  /** `margin`: smaller takes more weight from an outlier. */
   readonly attentionTemperature?: number;
-  /** Share of the identity in the diagonal metric over dimensions, 0 to 1; 1 is plain cosine. */
+  /** `margin`: margins above its negative keep their whole weight. */
+  readonly marginSlack?: number;
+  /** Whether the mean of the support is taken off everything first. */
+  readonly centre?: boolean;
+  /** Examples that a label's name counts for, when the support has names. */
+  readonly nameWeight?: number;
+  /** Share of the identity in the covariance within classes that the metric is the inverse of; 1 is plain cosine. */
+  readonly shrinkage?: number;
+  /** Share of the identity in the diagonal metric over dimensions, 0 to 1; 1 leaves it out. Only with `shrinkage` 1. */
   readonly dimensionShrinkage?: number;
 }
 
-/** Guesses, not tuned. 1: no attention over dimensions, which never raised accuracy where it was tried. */
+/** Chosen on the training classes of CLINC150's and Banking77's folds (`docs/heads.md`). */
 export const attentionDefaults: Required<AttentionPrototypeOptions> = {
-  attentionTemperature: 0.1,
+  attention: 'reassign',
+  sharpness: 14,
+  mislabelled: 0.1,
+  iterations: 3,
+  attentionTemperature: 0.05,
+  marginSlack: 0.2,
+  centre: true,
+  nameWeight: 1,
+  shrinkage: 0.85,
   dimensionShrinkage: 1,
 };
 
+/** Own responsibility from which an example's label is trusted enough to measure the spread of its class. */
+const TRUSTED = 0.9;
+
 /**
- * Attention over the support: the weight of each row [rows], summing to 1 in each class.
- * a_i = softmax_i(s_i / τ), s_i = mean over the other rows k of the class of ⟨x_i, x_k⟩, so that an example which none
- * of the others resembles loses weight. With one or two examples of a class nobody can be outvoted: equal weights.
+ * The improved prototype as a linear head: p_c = Σ_i r[i, c] x_i + names, score_c(x) = (x − μ)ᵀ M p_c / √(p_cᵀ M p_c), with the
+ * responsibilities r of attention over the support, μ the mean of the support and M the inverse of the shrunk covariance
+ * within classes, measured on the examples whose labels are trusted: one wrong label makes the spread point from class to
+ * class, and its inverse then hides just what tells them apart. Nothing is learned, and once the support is known the
+ * head is the same affine map as the plain prototype's (Snell et al. 2017, arXiv:1703.05175): saved, exported and
+ * served like it.
  *
- * @param data features of unit length
+ * @param support features of unit length, every class with a row; `names` are used when they are there
+ * @throws FewtuneError OPTION_INVALID for an option out of range
  */
-export function supportAttention({ hidden, classes, features, labels }: LabelledFeatures, temperature: number) {
-  const members = Array.from({ length: classes }, (): number[] => []);
-  labels.forEach((label, i) => {
-    members[label]!.push(i);
-  });
-  const weights = new Float32Array(labels.length);
-  for (const rows of members) {
-    const scores = rows.map((i) => {
-      if (rows.length < 3) return 0;
-      let sum = 0;
-      for (const k of rows) {
-        if (k === i) continue;
-        for (let j = 0; j < hidden; j++) sum += features[i * hidden + j]! * features[k * hidden + j]!;
-      }
-      return sum / (rows.length - 1) / temperature;
-    });
-    const largest = Math.max(...scores);
-    const shares = scores.map((score) => Math.exp(score - largest));
-    const total = shares.reduce((a, b) => a + b, 0);
-    rows.forEach((i, r) => {
-      weights[i] = shares[r]! / total;
-    });
+export function attentionPrototypeHead(support: Support, options: AttentionPrototypeOptions = {}): LinearHead {
+  const settings = { ...attentionDefaults, ...options };
+  requireInRange(settings);
+  const { hidden, classes, labels } = support;
+  const centre = settings.centre ? supportMean(support) : new Float32Array(hidden);
+  const data: LabelledFeatures = { hidden, classes, labels, features: centredRows(support.features, centre) };
+  const names = support.names && centredRows(support.names, centre);
+  const responsibilities = responsibilitiesOf(data, settings, names);
+
+  const prototypes = Float32Array.from(classSums(data, responsibilities, names, settings.nameWeight));
+  const trusted = trustedRows(data, responsibilities);
+  let solve: RowSolver = (rows) => Float64Array.from(rows);
+  if (settings.shrinkage < 1) solve = spreadSolver(trusted, settings.shrinkage);
+  else if (settings.dimensionShrinkage < 1) {
+    const metric = dimensionAttention(trusted, unitRows(prototypes, hidden), settings.dimensionShrinkage);
+    solve = (rows) => Float64Array.from(rows, (value, k) => value * metric[k % hidden]!);
   }
-  return weights;
+  return metricHead(prototypes, centre, solve);
 }
 
-/** Weighted mean of each class [classes, hidden]; `weights` sum to 1 in each class. */
-export function weightedMeans(
-  { hidden, classes, features, labels }: LabelledFeatures,
-  weights: Float32Array,
-): Float32Array {
-  const means = new Float64Array(classes * hidden);
-  labels.forEach((label, i) => {
-    for (let j = 0; j < hidden; j++) means[label * hidden + j]! += weights[i]! * features[i * hidden + j]!;
+/** score_c(x) = (x − centre)ᵀ M p_c / √(p_cᵀ M p_c); M by its product with rows. */
+export function metricHead(prototypes: Float32Array, centre: Float32Array, solve: RowSolver): LinearHead {
+  const hidden = centre.length;
+  const weight = new Float32Array(prototypes.length);
+  const bias = new Float32Array(prototypes.length / hidden);
+  const directions = solve(prototypes);
+  for (let c = 0; c < bias.length; c++) {
+    let squared = 0;
+    for (let j = c * hidden; j < (c + 1) * hidden; j++) squared += prototypes[j]! * directions[j]!;
+    const scale = 1 / Math.sqrt(Math.max(squared, 1e-24));
+    let shift = 0;
+    for (let j = 0; j < hidden; j++) {
+      const value = directions[c * hidden + j]! * scale;
+      weight[c * hidden + j] = value;
+      shift += value * centre[j]!;
+    }
+    bias[c] = -shift;
+  }
+  return { weight, bias };
+}
+
+function responsibilitiesOf(
+  data: LabelledFeatures,
+  settings: Required<AttentionPrototypeOptions>,
+  names: Float32Array | undefined,
+): Responsibilities {
+  switch (settings.attention) {
+    case 'reassign':
+      return reassignment(data, settings, names, settings.nameWeight);
+    case 'margin':
+      return marginAttention(data, { temperature: settings.attentionTemperature, slack: settings.marginSlack });
+    case 'none':
+      return labelResponsibilities(data);
+  }
+}
+
+/** The rows that stand for their own label with {@link TRUSTED} or more. */
+export function trustedRows(data: LabelledFeatures, responsibilities: Responsibilities): LabelledFeatures {
+  const { hidden, classes, features, labels } = data;
+  const rows = [...labels.keys()].filter((i) => responsibilities[i * classes + labels[i]!]! >= TRUSTED);
+  const chosen = new Float32Array(rows.length * hidden);
+  rows.forEach((row, i) => {
+    chosen.set(features.subarray(row * hidden, (row + 1) * hidden), i * hidden);
   });
-  return new Float32Array(means);
+  return { hidden, classes, features: chosen, labels: Int32Array.from(rows, (row) => labels[row]!) };
 }
 
 /**
@@ -89,37 +164,22 @@ export function dimensionAttention(data: LabelledFeatures, means: Float32Array, 
   return metric.map((_, j) => (1 - shrinkage) * (ratio[j]! / Math.max(meanRatio, 1e-12)) + shrinkage);
 }
 
-/**
- * The improved prototype as a linear head: p_c = Σ a_i x_i, score_c(x) = xᵀ M p_c / √(p_cᵀ M p_c) with M diagonal. The
- * weights are settled once the support is known, so the head is the same affine map as the plain prototype's (Snell et
- * al. 2017, arXiv:1703.05175) and is saved, exported and served like it. Nothing in the attention is
- * learned. On clean labels it is 0.4 to 2.8 points behind the plain prototype; with a wrong label in five it is up to 0.3
- * ahead at 5 ways and behind at 27 and 50 (`bench/README.md`): an experiment, not a recommendation.
- *
- * @param support features of unit length, every class with a row
- * @throws FewtuneError OPTION_INVALID for a temperature that is not above 0 or a shrinkage outside 0 to 1
- */
-export function attentionPrototypeHead(support: LabelledFeatures, options: AttentionPrototypeOptions = {}): LinearHead {
-  const { attentionTemperature, dimensionShrinkage } = { ...attentionDefaults, ...options };
-  if (!(attentionTemperature > 0)) {
-    throw new FewtuneError('OPTION_INVALID', `attentionTemperature is above 0, not ${attentionTemperature}`);
+type Range = readonly [key: keyof AttentionPrototypeOptions, fits: (value: number) => boolean, range: string];
+
+const ranges: readonly Range[] = [
+  ['sharpness', (v) => v >= 0 && v < Number.POSITIVE_INFINITY, 'is 0 or more'],
+  ['mislabelled', (v) => v >= 0 && v < 1, 'is 0 to below 1'],
+  ['iterations', (v) => Number.isSafeInteger(v) && v >= 0, 'is a whole number from 0'],
+  ['attentionTemperature', (v) => v > 0, 'is above 0'],
+  ['marginSlack', Number.isFinite, 'is a number'],
+  ['nameWeight', (v) => v >= 0 && v < Number.POSITIVE_INFINITY, 'is 0 or more'],
+  ['shrinkage', (v) => v > 0 && v <= 1, 'is above 0 to 1'],
+  ['dimensionShrinkage', (v) => v >= 0 && v <= 1, 'is 0 to 1'],
+];
+
+function requireInRange(settings: Required<AttentionPrototypeOptions>): void {
+  for (const [key, fits, range] of ranges) {
+    if (!fits(settings[key] as number))
+      throw new FewtuneError('OPTION_INVALID', `${key} ${range}, not ${settings[key]}`);
   }
-  if (!(dimensionShrinkage >= 0 && dimensionShrinkage <= 1)) {
-    throw new FewtuneError('OPTION_INVALID', `dimensionShrinkage is 0 to 1, not ${dimensionShrinkage}`);
-  }
-  const { hidden, classes } = support;
-  const means =
-    attentionTemperature === Number.POSITIVE_INFINITY
-      ? classMeans(support, false)
-      : weightedMeans(support, supportAttention(support, attentionTemperature));
-  const metric = dimensionAttention(support, means, dimensionShrinkage);
-  const weight = new Float32Array(means.length);
-  for (let c = 0; c < classes; c++) {
-    const row = c * hidden;
-    let squared = 0;
-    for (let j = 0; j < hidden; j++) squared += metric[j]! * means[row + j]! ** 2;
-    const scale = 1 / Math.sqrt(Math.max(squared, 1e-24));
-    for (let j = 0; j < hidden; j++) weight[row + j] = metric[j]! * means[row + j]! * scale;
-  }
-  return { weight, bias: new Float32Array(classes) };
 }
