@@ -50,6 +50,7 @@ export { type ClassDistances, classDistances } from './evaluation/distances.js';
 export { accuracy, macroF1, perClass } from './evaluation/metrics.js';
 export type { EpochOptions, EpochResult } from './methods/epochs.js';
 export { CachedFeatures, type FeatureOptions } from './methods/features.js';
+export { labelText } from './methods/label-names.js';
 export { headLogits, type LinearHead } from './methods/linear/logistic.js';
 export { type LoraEncoder, type LoraEncoderOptions, loraEncoder } from './methods/meta/lora-encoder.js';
 export { type AdaptedModel, Maml, type MamlOptions } from './methods/meta/maml.js';

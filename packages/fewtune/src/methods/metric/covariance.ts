@@ -67,7 +67,11 @@ export function shrunkCholesky(covariance: Float64Array, hidden: number, shrinka
 }
 
 /** Solves (L Lᵀ) x = b for each row b of [rows, hidden]. */
-export function choleskySolveRows(lower: Float64Array, rows: Float32Array | Float64Array, hidden: number): Float64Array {
+export function choleskySolveRows(
+  lower: Float64Array,
+  rows: Float32Array | Float64Array,
+  hidden: number,
+): Float64Array {
   const out = new Float64Array(rows);
   for (let start = 0; start < out.length; start += hidden) {
     for (let i = 0; i < hidden; i++) {
