@@ -7,14 +7,15 @@ import { banking77 } from './seed/banking77.js';
 import { encoder } from './seed/encoder.js';
 import { engine, engineParts } from './seed/engine.js';
 import { fewshot } from './seed/fewshot.js';
+import { fewshotProduct } from './seed/fewshot-product.js';
 import { memory } from './seed/memory.js';
 import { quickstart } from './seed/quickstart.js';
 
-const benchmarks: readonly Benchmark[] = [banking77, engine, memory, quickstart, encoder, fewshot];
+const benchmarks: readonly Benchmark[] = [banking77, engine, memory, quickstart, encoder, fewshot, fewshotProduct];
 
 const usage = `npm run bench -- <name|all> [options]
 
-${benchmarks.map(({ name, about }) => `  ${name.padEnd(12)}${about}`).join('\n')}
+${benchmarks.map(({ name, about }) => `  ${name.padEnd(16)}${about}`).join('\n')}
 
   --json            one JSON document on stdout (use npm run -s)
   --markdown        the table as bench/README.md keeps it
