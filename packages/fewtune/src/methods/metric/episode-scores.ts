@@ -9,7 +9,6 @@ import {
   exp,
   expand,
   greater,
-  l2Normalize,
   linear,
   matMul,
   mean,
@@ -25,6 +24,7 @@ import {
   type Tensor,
   where,
 } from '@fewtune/engine';
+import { unitRows } from './unit-rows.js';
 
 /** Embeddings of a support set. */
 export interface SupportSet {
@@ -44,10 +44,10 @@ export interface SupportSet {
 export function prototypeShares({ z, members }: SupportSet, attentionTemperature?: Tensor): Tensor {
   const counts = sum(members, { axes: [1], keepDims: true }); // [ways, 1]
   if (attentionTemperature === undefined) return div(members, counts);
-  const unit = l2Normalize(z);
+  const unit = unitRows(z);
   const sums = matMul(members, unit); // [ways, dim]
   const toOwn = (x: Tensor) => matMul(members, x, { transposeA: true }); // [ways, …] → [support, …]
-  const others = l2Normalize(sub(toOwn(sums), unit));
+  const others = unitRows(sub(toOwn(sums), unit));
   const agreement = div(sum(mul(unit, others), { axes: [1] }), attentionTemperature); // [support]
   const alone = cast(equal(toOwn(counts), 1), 'float32'); // a single row has no others
   const scores = mul(agreement, sub(1, reshape(alone, [-1])));
@@ -80,7 +80,7 @@ export function negativeSquaredDistances(q: Tensor, p: Tensor, weights?: Tensor)
 }
 
 /** Cosine of each query and prototype, [queries, ways]. */
-export const cosines = (q: Tensor, p: Tensor): Tensor => matMul(l2Normalize(q), l2Normalize(p), { transposeB: true });
+export const cosines = (q: Tensor, p: Tensor): Tensor => matMul(unitRows(q), unitRows(p), { transposeB: true });
 
 /**
  * Matching networks without full-context embeddings: the probability of a way is the attention that a query pays to its

@@ -5,7 +5,6 @@ import {
   cast,
   div,
   equal,
-  l2Normalize,
   logSoftmax,
   matMul,
   mean,
@@ -18,6 +17,7 @@ import {
   sum,
   type Tensor,
 } from '@fewtune/engine';
+import { unitRows } from './unit-rows.js';
 
 /**
  * CL-Reg: each row must find its own second view among those of all rows, −log softmax(⟨z_i, v_j⟩ / τ)_i, averaged. The
@@ -27,7 +27,7 @@ import {
  * @param views [rows, dim], the same rows seen otherwise
  */
 export function viewContrast(z: Tensor, views: Tensor, temperature: number): Tensor {
-  const logits = matMul(l2Normalize(z), l2Normalize(views), { transposeB: true, alpha: 1 / temperature });
+  const logits = matMul(unitRows(z), unitRows(views), { transposeB: true, alpha: 1 / temperature });
   const numbers = [arange(z.shape[0]!), arange(views.shape[0]!)] as const;
   const own = cast(equal(reshape(numbers[0], [-1, 1]), reshape(numbers[1], [1, -1])), 'float32'); // [rows, rows]
   return neg(mean(sum(mul(logSoftmax(logits), own), { axes: [1] })));
