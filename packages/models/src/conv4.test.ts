@@ -1,4 +1,17 @@
-import { compile, crossEntropy, type HostTensor, hostTensor, type Tensor, valueAndGrad } from '@fewtune/engine';
+import {
+  batchNorm,
+  compile,
+  conv,
+  crossEntropy,
+  type HostTensor,
+  hostTensor,
+  maxPool,
+  mean,
+  mul,
+  relu,
+  type Tensor,
+  valueAndGrad,
+} from '@fewtune/engine';
 import { expect, test } from 'vitest';
 import { type Conv4Options, conv4 } from './conv4.js';
 
@@ -70,6 +83,51 @@ test('with a reference, a query’s logits do not depend on the other queries; w
     [...(await logitsOf(options, support)).data].map((value) => expect.closeTo(Number(value), 4)),
   );
 });
+
+test.each([
+  ['max-pool', false],
+  ['stride-2', false],
+  ['max-pool', true],
+] as const)(
+  '%s, reference %s: the first block is a convolution, then a batch normalisation',
+  async (variant, referred) => {
+    const filters = 40; // many enough for both to be one convolution
+    const { weights, features } = conv4({ variant, size: 16, filters, seed: 2 });
+    const [x, other] = [image(6, 16), image(4, 16, 2)];
+    const sum = (z: Tensor) => mean(mul(z, z));
+    const plainly = (w: Record<string, Tensor>, images: Tensor, reference: Tensor) => {
+      let [z, of] = [images, referred ? reference : images];
+      for (let block = 0; block < 4; block++) {
+        const stride = variant === 'stride-2' ? 2 : 1;
+        const layer = (y: Tensor) => conv(y, w[`conv${block}.weight`]!, w[`conv${block}.bias`], { padding: 1, stride });
+        const [scale, bias] = [w[`norm${block}.weight`]!, w[`norm${block}.bias`]!];
+        const pool = (y: Tensor) => (variant === 'stride-2' ? relu(y) : maxPool(relu(y), { kernel: 2 }));
+        const { y, statistics } = batchNorm(layer(of), scale, bias);
+        [z, of] = [pool(batchNorm(layer(z), scale, bias, { statistics }).y), pool(y)];
+      }
+      return z;
+    };
+    await using program = await compile(
+      ({ weights, x, other }) => ({
+        ours: valueAndGrad((w: Record<string, Tensor>) => sum(features(w, x, referred ? other : undefined)))(weights),
+        plain: valueAndGrad((w: Record<string, Tensor>) => sum(plainly(w, x, other)))(weights),
+      }),
+      { weights: weights as Record<string, HostTensor>, x, other },
+    );
+    const { ours, plain } = (await program.run({ weights, x, other })) as unknown as Record<
+      'ours' | 'plain',
+      { value: HostTensor; gradient: Record<string, HostTensor> }
+    >;
+    expect(ours.value.data[0]).toBeCloseTo(plain.value.data[0] as number, 5);
+    for (const [name, { data }] of Object.entries(plain.gradient)) {
+      const largest = Math.max(...(data as Float32Array).map(Math.abs), 1e-3);
+      const away = (data as Float32Array).map(
+        (g, i) => Math.abs(g - (ours.gradient[name]!.data[i] as number)) / largest,
+      );
+      expect(Math.max(...away), name).toBeLessThan(2e-3);
+    }
+  },
+);
 
 test('a seed decides the weights, and images too small are refused', () => {
   expect(conv4({ seed: 1 }).weights).toEqual(conv4({ seed: 1 }).weights);

@@ -1,16 +1,27 @@
 import {
+  add,
   batchNorm,
+  constant,
   conv,
+  div,
   elementCount,
   type HostTensor,
   hostTensor,
   linear,
+  matMul,
   maxPool,
+  mean,
+  mul,
   type Named,
   normals,
   relu,
   reshape,
+  sizeOf,
+  sqrt,
+  sub,
+  sum,
   type Tensor,
+  transpose,
 } from '@fewtune/engine';
 
 export interface Conv4Options {
@@ -94,9 +105,61 @@ function applyBlock(
     conv(x, weights[`conv${block}.weight`]!, weights[`conv${block}.bias`]!, { padding: 1, stride });
   const [scale, bias] = [weights[`norm${block}.weight`]!, weights[`norm${block}.bias`]!];
   const rest = (x: Tensor) => (variant === 'stride-2' ? relu(x) : maxPool(relu(x), { kernel: 2 }));
+  if (block === 0 && fewInputs(weights)) {
+    const layer = { weight: weights['conv0.weight']!, scale, bias, stride };
+    const normalised = normalisedConvolution(layer, reference ?? images);
+    return [rest(normalised(images)), reference && rest(normalised(reference))];
+  }
   if (!reference) return [rest(batchNorm(convolved(images), scale, bias).y), undefined];
   const { y, statistics } = batchNorm(convolved(reference), scale, bias);
   return [rest(batchNorm(convolved(images), scale, bias, { statistics }).y), rest(y)];
+}
+
+/** Whether a window of the first layer holds fewer numbers than it has filters, by far. */
+const fewInputs = ({ 'conv0.weight': weight }: Named<Tensor>): boolean =>
+  elementCount((weight!.shape as number[]).slice(1)) * 4 <= Number(weight!.shape[0]);
+
+interface FirstLayer {
+  /** [filters, channels, 3, 3] */
+  readonly weight: Tensor;
+  readonly scale: Tensor;
+  readonly bias: Tensor;
+  readonly stride: number;
+}
+
+/**
+ * Convolution and batch normalisation as one convolution. Its outputs are products of the filters with windows of the
+ * image, so their means and variances follow from those of the windows: W μ and diag(W Σ Wᵀ). The 64 large output maps are
+ * then passed over once, and never differentiated through their statistics; Σ is 9 × 9 and, for the same images, the
+ * same in every inner step of MAML. The convolution's own bias would be taken off again, so it is left out.
+ *
+ * @param reference the images [n, channels, h, w] whose statistics count
+ */
+function normalisedConvolution({ weight, scale, bias, stride }: FirstLayer, reference: Tensor) {
+  const [filters, channels] = weight.shape as [number, number];
+  const numbers = channels * 9;
+  const windows = conv(reference, constant(identityFilters(channels)), undefined, { padding: 1, stride });
+  const rows = reshape(transpose(windows, [1, 0, 2, 3]), [numbers, -1]); // [numbers, places]
+  const centre = mean(rows, { axes: [1], keepDims: true });
+  const away = sub(rows, centre);
+  const covariance = div(matMul(away, away, { transposeB: true }), sizeOf([away.shape[1]!]));
+  const w = reshape(weight, [filters, numbers]);
+  const variance = sum(mul(matMul(w, covariance), w), { axes: [1] }); // [filters]
+  const slope = div(scale, sqrt(add(variance, epsilon)));
+  const offset = sub(bias, mul(reshape(matMul(w, centre), [filters]), slope));
+  const scaled = mul(weight, reshape(slope, [filters, 1, 1, 1]));
+  return (images: Tensor): Tensor => conv(images, scaled, offset, { padding: 1, stride });
+}
+
+/** As of `batchNorm`. */
+const epsilon = 1e-5;
+
+/** Filters [channels · 9, channels, 3, 3] that each pick one number of the window. */
+function identityFilters(channels: number): HostTensor {
+  const numbers = channels * 9;
+  const values = new Float32Array(numbers * numbers);
+  for (let i = 0; i < numbers; i++) values[i * numbers + i] = 1;
+  return hostTensor('float32', [numbers, channels, 3, 3], values);
 }
 
 /** Pooling drops an odd last row, a padded convolution that steps by two keeps it. */
