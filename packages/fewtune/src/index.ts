@@ -89,6 +89,12 @@ export {
   supportSubspace,
 } from './methods/metric/support-subspace.js';
 export {
+  type TextEmbedding,
+  type TextEmbeddingOptions,
+  type TokenDropout,
+  textEmbedding,
+} from './methods/metric/text-embedding.js';
+export {
   type Adapted,
   type AdapterBase,
   adaptEncoder,

@@ -8,7 +8,7 @@ import { headLogits, selectRows } from '../linear/logistic.js';
 import { prototypeHead } from './prototype.js';
 
 /** Sentences of a class that are looked at: more cost time and narrow the estimate little. */
-const PER_CLASS = 20;
+const PER_CLASS = 15;
 const [SHOTS, QUERIES, EPISODES, SEED] = [5, 5, 40, 1];
 
 /**

@@ -16,7 +16,7 @@ export interface MetaTextOptions extends Partial<LoraOptions> {
   readonly steps?: number;
   /** Peak rate of AdamW, after a tenth of the steps; it then falls to 0. */
   readonly lr?: number;
-  /** Classes in a batch of about 96 sentences, and examples of each; `auto` fills it. */
+  /** Classes in a batch of about 72 sentences, and examples of each; `auto` fills it. */
   readonly classesPerBatch?: number;
   readonly perClass?: number | 'auto';
   /** τ of the contrastive loss. */
@@ -50,9 +50,9 @@ export const metaTextDefaults = {
   targets: 'all-linear',
   steps: 120,
   lr: 4e-4,
-  classesPerBatch: 48,
+  classesPerBatch: 32,
   perClass: 'auto',
-  temperature: 0.1,
+  temperature: 0.05,
   tokenDropout: 0.25,
   weightDecay: 0.01,
   interpolation: 'auto',
@@ -60,9 +60,9 @@ export const metaTextDefaults = {
 } as const satisfies MetaTextOptions;
 
 /** Shares that validation chooses from, and what is kept without it. */
-const SHARES = [0.2, 0.4, 0.6, 0.8, 1];
+const SHARES = [0.25, 0.5, 0.75, 1];
 const BLIND_SHARE = 0.5;
-const BATCH_ROWS = 96;
+const BATCH_ROWS = 72;
 
 export interface MetaTextEvent {
   /** From 1. */
