@@ -43,21 +43,32 @@ export interface Conv4Options {
 
 export type Conv4Variant = 'max-pool' | 'stride-2';
 
+/**
+ * A batch normalisation in place of a model's own.
+ *
+ * @param name of the layer, e.g. `norm0`
+ * @param x [batch, channels, ...]; scale and bias [channels]
+ */
+export type Normalise = (name: string, x: Tensor, scale: Tensor, bias: Tensor) => Tensor;
+
 export interface Conv4 {
   /** `conv<i>.weight` [filters, in, 3, 3], `conv<i>.bias`, `norm<i>.weight`, `norm<i>.bias` [filters]; `head.weight`, `head.bias`. */
   readonly weights: Readonly<Record<string, HostTensor>>;
   readonly headNames: readonly string[];
+  /** Its batch normalisations. */
+  readonly normNames: readonly string[];
   /** Numbers an image becomes: filters × the places that are left after four halvings. */
   readonly featureSize: number;
   /** What `forward` returns a row: the ways, or the feature size where there is no head. */
   readonly outputs: number;
   /**
    * images [n, channels, size, size] → [n, featureSize]. Normalised by the statistics of `reference` (images of the same
-   * kind) when given; else by those of the images themselves, so that each image's features depend on the others.
+   * kind) when given; else by those of the images themselves, so that each image's features depend on the others. A
+   * function normalises as it will.
    */
-  features(weights: Named<Tensor>, images: Tensor, reference?: Tensor): Tensor;
+  features(weights: Named<Tensor>, images: Tensor, reference?: Tensor | Normalise): Tensor;
   /** images [n, channels, size, size] → logits [n, ways] */
-  forward(weights: Named<Tensor>, images: Tensor, reference?: Tensor): Tensor;
+  forward(weights: Named<Tensor>, images: Tensor, reference?: Tensor | Normalise): Tensor;
 }
 
 const blocks = 4;
@@ -74,10 +85,11 @@ export function conv4(options: Conv4Options = {}): Conv4 {
   if (side < 1) throw new RangeError(`conv4: images of ${size} × ${size} cannot be halved four times; use 16 or more`);
   const featureSize = filters * side * side;
 
-  const features = (weights: Named<Tensor>, images: Tensor, reference?: Tensor): Tensor => {
+  const features = (weights: Named<Tensor>, images: Tensor, reference?: Tensor | Normalise): Tensor => {
     let x = images;
-    let other = reference;
-    for (let block = 0; block < blocks; block++) [x, other] = applyBlock(weights, block, variant, x, other);
+    let other = typeof reference === 'function' ? undefined : reference;
+    const normalise = typeof reference === 'function' ? reference : undefined;
+    for (let block = 0; block < blocks; block++) [x, other] = applyBlock(weights, block, variant, x, other, normalise);
     return reshape(x, [x.shape[0]!, featureSize]);
   };
   const head = (weights: Named<Tensor>, x: Tensor) =>
@@ -85,6 +97,7 @@ export function conv4(options: Conv4Options = {}): Conv4 {
   return {
     weights: startWeights({ channels, filters, featureSize, ways, seed }),
     headNames: ways === undefined ? [] : ['head.weight', 'head.bias'],
+    normNames: Array.from({ length: blocks }, (_, block) => `norm${block}`),
     featureSize,
     outputs: ways ?? featureSize,
     features,
@@ -99,17 +112,19 @@ function applyBlock(
   variant: Conv4Variant,
   images: Tensor,
   reference?: Tensor,
+  normalise?: Normalise,
 ): [Tensor, Tensor | undefined] {
   const stride = variant === 'stride-2' ? 2 : 1;
   const convolved = (x: Tensor) =>
     conv(x, weights[`conv${block}.weight`]!, weights[`conv${block}.bias`]!, { padding: 1, stride });
   const [scale, bias] = [weights[`norm${block}.weight`]!, weights[`norm${block}.bias`]!];
   const rest = (x: Tensor) => (variant === 'stride-2' ? relu(x) : maxPool(relu(x), { kernel: 2 }));
-  if (block === 0 && fewInputs(weights)) {
+  if (!normalise && block === 0 && fewInputs(weights)) {
     const layer = { weight: weights['conv0.weight']!, scale, bias, stride };
     const normalised = normalisedConvolution(layer, reference ?? images);
     return [rest(normalised(images)), reference && rest(normalised(reference))];
   }
+  if (normalise) return [rest(normalise(`norm${block}`, convolved(images), scale, bias)), undefined];
   if (!reference) return [rest(batchNorm(convolved(images), scale, bias).y), undefined];
   const { y, statistics } = batchNorm(convolved(reference), scale, bias);
   return [rest(batchNorm(convolved(images), scale, bias, { statistics }).y), rest(y)];

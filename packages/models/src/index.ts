@@ -1,5 +1,5 @@
 export { lengthBatches, padBatch } from './batching.js';
-export { type Conv4, type Conv4Options, type Conv4Variant, conv4 } from './conv4.js';
+export { type Conv4, type Conv4Options, type Conv4Variant, conv4, type Normalise } from './conv4.js';
 export { type EmbedOptions, SentenceEmbedder } from './embedder.js';
 export { encode } from './encode.js';
 export { type Encoder, fingerprint } from './encoder.js';

@@ -6,7 +6,6 @@ import { createRandom, type Random } from '../../data/random.js';
 import { riseAlong } from './along-gradient.fixture.js';
 import { type LoraEncoder, loraEncoder } from './lora-encoder.js';
 import { Maml } from './maml.js';
-import type { MetaTask } from './meta-model.js';
 import { taskLoss } from './task-loss.js';
 
 const ways = 3;
@@ -17,7 +16,7 @@ beforeAll(async () => {
 });
 
 /** Every sentence is the letter that marks its class among letters that say nothing: always a to e. */
-function letterTask(random: Random, marks: string, shots: number, queries: number): MetaTask {
+function letterTask(random: Random, marks: string, shots: number, queries: number) {
   const own = random.shuffle([...marks]).slice(0, ways);
   const draw = (each: number) => {
     const rows = Array.from({ length: ways * each }, (_, row) => Math.floor(row / each));
@@ -44,7 +43,7 @@ test('padding changes nothing, and only LoRA and head are learned', async () => 
     ]),
   );
   expect(Object.keys(weights).every((name) => /lora_[AB]\.weight$|^head/.test(name))).toBe(true);
-  const run = async (x: HostTensor) => {
+  const run = async (x: ReturnType<LoraEncoder['tokens']>) => {
     const specs = { weights: { ...model.frozen, ...weights }, x };
     await using program = await compile(({ weights, x }) => model.forward(weights as Named<Tensor>, x), specs);
     return [...((await program.run(specs)) as HostTensor).data].slice(0, ways).map(Number);
@@ -102,7 +101,8 @@ test('the meta-gradient through the encoder agrees with central differences', as
   expect(norm).toBeGreaterThan(0.1);
   expect(rise).toBeCloseTo(1, 2);
 });
-type Traced = { params: Named<Tensor>; frozen: Named<Tensor>; x: Tensor; y: Tensor; qx: Tensor; qy: Tensor };
+type Packed = Parameters<LoraEncoder['forward']>[1];
+type Traced = { params: Named<Tensor>; frozen: Named<Tensor>; x: Packed; y: Tensor; qx: Packed; qy: Tensor };
 
 describe('ANIL over LoRA weights', () => {
   test('unseen words: adapted after meta-training against adapted before it', async () => {

@@ -1,7 +1,9 @@
-import { compile, constant, type HostTensor, type Named, type Program, softmax, type Tensor } from '@fewtune/engine';
+import type { HostTensor, Named } from '@fewtune/engine';
 import { FewtuneError } from '../../errors.js';
 import { type Run, startRun } from '../../run.js';
-import { checkExamples, type MetaModel, type MetaTask, rowSpec } from './meta-model.js';
+import { descend } from './descend.js';
+import { type AnyExamples, type AnyMetaModel, checkExamples, type ModelInput } from './meta-model.js';
+import { type Bilevel, type MetaSchedule, metaSchedules } from './meta-step.js';
 import {
   type MetaTrainEvent,
   type MetaTrainOptions,
@@ -9,23 +11,41 @@ import {
   metaTrain,
   type TaskBatches,
 } from './meta-train.js';
-import { adaptTo, type BilevelOptions, isAdapted, mamlVariants, startParams, withoutRates } from './task-loss.js';
+import { hostNormsAt } from './step-norms.js';
+import { type BilevelOptions, hostRates, isAdapted, mamlVariants, startParams, startWeights } from './task-loss.js';
+import { TaskPrograms } from './task-programs.js';
 
 export interface MamlOptions extends Partial<BilevelOptions> {
-  readonly model: MetaModel;
+  readonly model: AnyMetaModel;
   /** Rate of Adam on the meta-learned weights, 0.001; of Reptile the share of the way it goes, 0.1. */
   readonly metaLr?: number;
+  /** Whether `metaLr` stays or falls to 0 along a cosine; `constant` when left out, of MAML++ `cosine`. */
+  readonly metaSchedule?: MetaSchedule;
+  /** Largest global norm of the outer gradient; unlimited when left out. */
+  readonly clipNorm?: number;
   /** The `params` of a meta-trained Maml of the same model and variant, to go on from; the model's start when left out. */
   readonly start?: Named<HostTensor>;
   readonly threads?: number;
 }
 
+export interface AdaptOptions {
+  /** Inner steps; `innerSteps` when left out. */
+  readonly steps?: number;
+  readonly signal?: AbortSignal;
+  /** After each step, with the support loss before it. */
+  readonly onStep?: (step: number, loss: number) => void;
+}
+
 /** A model adapted to one task. Its programs belong to the {@link Maml} it came from. */
 export interface AdaptedModel {
-  /** All weights, adapted and not. */
+  /** All weights, adapted and not; of MAML++'s normalisations those of the last step. */
   readonly weights: Named<HostTensor>;
+  /** On the support set, before the first step and after the last. */
+  readonly supportLoss: { readonly before: number; readonly after: number };
+  /** How often the inner rates were halved because the descent diverged; 0 as a rule. */
+  readonly rateHalvings: number;
   /** x [rows, ...] → probabilities [rows, outputs]; in a regression the values themselves. */
-  predict(x: HostTensor): Promise<HostTensor>;
+  predict(x: ModelInput): Promise<HostTensor>;
 }
 
 const defaults = {
@@ -41,7 +61,7 @@ const defaults = {
  * et al. 2017, arXiv:1703.03400, and its variants: FOMAML, ANIL, BOIL, Meta-SGD, MAML++, Reptile and implicit MAML.
  *
  * Options and defaults: `variant` maml, `innerLr` 0.01, `innerSteps` 5 (implicit MAML 16, as its inner loop must
- * converge), `metaLr` 0.001 (Reptile 0.1), `loss` cross-entropy, `proximal` (λ of implicit MAML) 1, `transductive` false.
+ * converge), `metaLr` 0.001 (Reptile 0.1), `metaSchedule` constant (MAML++ cosine), `loss` cross-entropy, `proximal` (λ of implicit MAML) 1, `transductive` false.
  * Where the model normalises by batch statistics, those of the query set are only used with `transductive: true`, which is
  * how the papers measured; a query's prediction then depends on the other queries.
  *
@@ -53,21 +73,23 @@ const defaults = {
  * const probabilities = await adapted.predict(images); // [rows, 5]
  */
 export class Maml {
-  readonly options: BilevelOptions & { readonly metaLr: number };
-  private readonly model: MetaModel;
+  readonly options: BilevelOptions & Pick<Bilevel, 'metaLr' | 'metaSchedule' | 'clipNorm'>;
+  private readonly model: AnyMetaModel;
   private readonly threads: number | undefined;
   private learned: Named<HostTensor>;
   private training = false;
-  private readonly programs = new Map<string, Promise<RowProgram>>();
+  private readonly programs: TaskPrograms;
 
   constructor({ model, threads, start, ...given }: MamlOptions) {
     const metaLr = given.metaLr ?? (given.variant === 'reptile' ? 0.1 : 0.001);
     const innerSteps = given.innerSteps ?? (given.variant === 'imaml' ? 16 : 5);
-    this.options = { ...defaults, ...given, metaLr, innerSteps };
+    const metaSchedule = given.metaSchedule ?? (given.variant === 'maml++' ? 'cosine' : 'constant');
+    this.options = { ...defaults, ...given, metaLr, metaSchedule, innerSteps };
     checkOptions(this.options, model);
     this.model = model;
     this.threads = threads;
-    const fresh = startParams(model.weights, this.options);
+    this.programs = new TaskPrograms(model, this.options, threads);
+    const fresh = startParams(model, this.options);
     if (start) checkStart(start, fresh);
     this.learned = start ?? fresh;
   }
@@ -79,7 +101,7 @@ export class Maml {
 
   /** The meta-learned start weights as they are now. */
   get weights(): Named<HostTensor> {
-    return withoutRates(this.learned);
+    return startWeights(this.learned);
   }
 
   /**
@@ -111,122 +133,70 @@ export class Maml {
 
   /**
    * A model for one task, by `steps` (default: `innerSteps`) of gradient descent on its support set. 0 steps leave the
-   * start weights as they are.
+   * start weights as they are. Where the descent diverges (a support loss that is not finite, or worse than before it and
+   * worse than a guess), its rates are halved; the result says how often.
    *
-   * @throws FewtuneError LOSS_NOT_FINITE when the descent diverges; ROWS_EMPTY, LABEL_UNKNOWN, OPTION_INVALID
+   * @param task.support in several parts where it is large and each row is judged alone: their gradients are averaged
+   * @throws FewtuneError LOSS_NOT_FINITE when halving does not help; ROWS_EMPTY, LABEL_UNKNOWN, OPTION_INVALID, INTERRUPTED
    */
   async adapt(
-    { support }: Pick<MetaTask, 'support'>,
-    { steps = this.options.innerSteps }: { steps?: number } = {},
+    { support }: { readonly support: AnyExamples | readonly AnyExamples[] },
+    { steps = this.options.innerSteps, ...watch }: AdaptOptions = {},
   ): Promise<AdaptedModel> {
     checkCount('steps', steps, 0);
-    checkExamples('support', support, this.options.loss, this.model.outputs);
-    const fast = steps === 0 ? {} : await this.descend(support, steps);
-    for (const [name, { data }] of Object.entries(fast)) {
-      if ((data as Float32Array).every(Number.isFinite)) continue;
-      const { innerLr } = this.options;
-      throw new FewtuneError(
-        'LOSS_NOT_FINITE',
-        `adaptation diverged: after ${steps} steps "${name}" is not finite. Lower innerLr (${innerLr}) or take fewer steps.`,
-      );
+    const parts = Array.isArray(support) ? (support as readonly AnyExamples[]) : [support as AnyExamples];
+    if (parts.length !== 1 && !this.model.rowsAlone) {
+      throw new FewtuneError('OPTION_INVALID', 'this model looks at all rows of a support set together: give one part.');
     }
-    const weights = { ...this.weights, ...fast };
-    return { weights, predict: (x) => this.predict(weights, support.x, x) };
+    const { loss } = this.options;
+    for (const part of parts) checkExamples('support', part, loss, this.model.outputs);
+    const start = { ...this.weights, ...(await this.programs.headFrom(this.weights, parts)) };
+    const normsAfter = (steps: number) => hostNormsAt(this.learned, Math.max(steps - 1, 0));
+    const found = await descend(
+      start,
+      {
+        gradientAt: (weights, step) =>
+          this.programs.gradientAt({ start, weights, norms: hostNormsAt(this.learned, step) }, parts),
+        lossAt: (weights) => this.programs.lossAt({ ...weights, ...normsAfter(steps) }, parts),
+      },
+      {
+        ...watch,
+        steps,
+        rate: hostRates(this.learned, this.options),
+        // Worse than an even guess, or than twice a regression's loss at the start.
+        tolerated: (before) => (loss === 'cross-entropy' ? Math.log(this.model.outputs) : 2 * before),
+      },
+    );
+    const weights = { ...found.weights, ...normsAfter(steps) };
+    const { loss: supportLoss, rateHalvings } = found;
+    return { weights, supportLoss, rateHalvings, predict: (x) => this.programs.predict(weights, x, parts[0]!.x) };
   }
 
   async dispose(): Promise<void> {
-    const open = [...this.programs.values()];
-    this.programs.clear();
-    for (const program of open) await (await program).dispose();
+    await this.programs.dispose();
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.dispose();
   }
-
-  /** The adapted weights alone. */
-  private async descend({ x, y }: MetaTask['support'], steps: number): Promise<Named<HostTensor>> {
-    const adapted = isAdapted(this.options.variant, this.model.headNames);
-    const program = await this.program(
-      `adapt ${steps}`,
-      { params: this.learned, rows: { x, y } },
-      ({ params, rows }) => {
-        const support = { x: rows.x!, y: rows.y! };
-        const options = { ...this.options, firstOrder: true, steps };
-        const fast = adaptTo(this.model, params, this.frozen(), support, options).at(-1)!;
-        return Object.fromEntries(Object.entries(fast).filter(([name]) => adapted(name)));
-      },
-    );
-    return program.run({ params: this.learned, rows: { x, y } });
-  }
-
-  private async predict(params: Named<HostTensor>, reference: HostTensor, x: HostTensor): Promise<HostTensor> {
-    const { loss, transductive } = this.options;
-    const given: Given = transductive ? { params, rows: { x } } : { params, rows: { x }, others: { reference } };
-    const program = await this.program('predict', given, ({ params, rows, others }) => {
-      const output = this.model.forward({ ...this.frozen(), ...params }, rows.x!, others?.reference);
-      return { output: loss === 'cross-entropy' ? softmax(output) : output };
-    });
-    return (await program.run(given)).output!;
-  }
-
-  private frozen(): Named<Tensor> {
-    const entries = Object.entries(this.model.frozen ?? {});
-    return Object.fromEntries(entries.map(([name, value]) => [name, constant(value, name)]));
-  }
-
-  /** Compiled once for any number of rows. */
-  private program(name: string, given: Given, trace: Trace): Promise<RowProgram> {
-    const { freeSizes } = this.model;
-    const key = freeSizes ? name : `${name} ${given.rows.x!.shape.slice(1).join()}`;
-    const open = this.programs.get(key) ?? compileRows(name, given, trace, { freeSizes, threads: this.threads });
-    this.programs.set(key, open);
-    return open;
-  }
 }
 
-/** Weights, and tensors whose first axis may differ from call to call: of one size in `rows`, of another in `others`. */
-interface Given<T = HostTensor> {
-  readonly params: Named<T>;
-  readonly rows: Named<T>;
-  readonly others?: Named<T>;
-}
-
-type Trace = (inputs: Given<Tensor>) => Named<Tensor>;
-type RowProgram = Program<Given, Named<HostTensor>>;
-
-async function compileRows(
-  name: string,
-  given: Given,
-  trace: Trace,
-  { freeSizes, threads }: { freeSizes?: boolean; threads?: number },
-): Promise<RowProgram> {
-  const free = (symbol: string, tensors: Named<HostTensor>) =>
-    Object.fromEntries(
-      Object.entries(tensors).map(([key, tensor]) => [key, rowSpec(symbol, tensor, freeSizes && key !== 'y')]),
-    );
-  const specs = {
-    params: Object.fromEntries(Object.entries(given.params).map(([key, { dtype, shape }]) => [key, { dtype, shape }])),
-    rows: free('rows', given.rows),
-    ...(given.others && { others: free('others', given.others) }),
-  };
-  const program = await compile((inputs) => trace(inputs as Given<Tensor>), specs, { name, threads });
-  return program as unknown as RowProgram; // the specs' type lists no names, the caller's does
-}
-
-function checkOptions(options: Maml['options'], { headNames, weights }: MetaModel): void {
-  const { variant, innerLr, metaLr, innerSteps, proximal } = options;
+function checkOptions(options: Maml['options'], { headNames, weights, headStart }: AnyMetaModel): void {
+  const { variant, innerLr, metaLr, metaSchedule, innerSteps, proximal, clipNorm = 1 } = options;
   const wrong = (message: string) => new FewtuneError('OPTION_INVALID', message);
   if (!mamlVariants.includes(variant)) {
     throw wrong(`variant is ${JSON.stringify(variant)}; it must be one of ${mamlVariants.join(', ')}.`);
   }
-  for (const [name, value] of Object.entries({ innerLr, metaLr, proximal })) {
+  if (!metaSchedules.includes(metaSchedule)) {
+    throw wrong(`metaSchedule is ${JSON.stringify(metaSchedule)}; it must be one of ${metaSchedules.join(', ')}.`);
+  }
+  for (const [name, value] of Object.entries({ innerLr, metaLr, proximal, clipNorm })) {
     if (!(Number.isFinite(value) && value > 0)) throw wrong(`${name} is ${value}; it must be a number above 0.`);
   }
-  checkCount('innerSteps', innerSteps, 1);
-  const missing = headNames.filter((name) => !(name in weights));
+  checkCount('innerSteps', innerSteps, headStart ? 0 : 1); // without a step it is a prototypical network
+  const missing = headStart ? [] : headNames.filter((name) => !(name in weights));
   if (missing.length > 0) throw wrong(`the model's headNames name no weight of it: ${missing.join(', ')}.`);
-  const adapted = Object.keys(weights).filter(isAdapted(variant, headNames));
+  const adapted = [...Object.keys(weights), ...(headStart ? headNames : [])].filter(isAdapted(variant, headNames));
   if (adapted.length === 0) throw wrong(`${variant} has no weight to adapt: the model's headNames leave none.`);
 }
 

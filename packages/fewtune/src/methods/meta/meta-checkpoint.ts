@@ -23,14 +23,15 @@ interface RunLength {
 
 /** Everything that must be the same for a resumed run to be the run it goes on from. */
 export function configurationOf(bilevel: Bilevel, { epochs = 1, batchesPerEpoch }: RunLength): Record<string, unknown> {
-  const { variant, innerLr, innerSteps, metaLr, loss, proximal, transductive, model } = bilevel;
+  const { variant, innerLr, innerSteps, metaLr, metaSchedule, clipNorm, loss, proximal, transductive, model } = bilevel;
   const weights = Object.entries(model.weights).map(([name, { shape }]) => `${name} [${shape.join(', ')}]`);
   const frozen = createHash('sha256');
   for (const [name, { data }] of Object.entries(model.frozen ?? {})) {
     frozen.update(name).update(new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
   }
-  const own = { variant, innerLr, innerSteps, metaLr, loss, proximal, transductive, epochs };
-  return { ...own, batchesPerEpoch: batchesPerEpoch ?? null, weights, frozen: frozen.digest('hex') };
+  const outer = { metaLr, metaSchedule, clipNorm: clipNorm ?? null, epochs, batchesPerEpoch: batchesPerEpoch ?? null };
+  const own = { variant, innerLr, innerSteps, ...outer, loss, proximal, transductive };
+  return { ...own, weights, frozen: frozen.digest('hex') };
 }
 
 /** Written beside and then renamed, so that a run that is killed leaves the checkpoint before. */

@@ -1,33 +1,54 @@
 import {
   adamW,
+  clipByGlobalNorm,
   constantRate,
   cosineDecay,
   type HostTensor,
   hostTensor,
+  mul,
   type Named,
+  type Optimizer,
   scalar,
   sgd,
+  sub,
   type TensorSpec,
   type TrainStep,
   trainStep,
 } from '@fewtune/engine';
 import { FewtuneError } from '../../errors.js';
-import { checkExamples, type MetaModel, type MetaTask, rowSpec } from './meta-model.js';
+import {
+  type AnyMetaModel,
+  type AnyMetaTask,
+  byName,
+  checkExamples,
+  fromNames,
+  inputSpec,
+  type ModelInput,
+  rowSpec,
+} from './meta-model.js';
+import { isRunning } from './step-norms.js';
 import { type BilevelOptions, type Phase, taskLoss } from './task-loss.js';
 
 /** All that a run reads. */
 export interface Bilevel extends BilevelOptions {
-  readonly model: MetaModel;
+  readonly model: AnyMetaModel;
   readonly metaLr: number;
+  /** Whether `metaLr` stays, or falls to 0 along a cosine until the run ends. */
+  readonly metaSchedule: MetaSchedule;
+  /** Largest global norm of the outer gradient; unlimited when left out. */
+  readonly clipNorm?: number;
   readonly threads?: number;
 }
+
+export const metaSchedules = ['constant', 'cosine'] as const;
+export type MetaSchedule = (typeof metaSchedules)[number];
 
 type Step = TrainStep<Named<TensorSpec>>;
 
 /** The compiled steps of a run, one a phase, opened when it begins; the state moves on from one to the next. */
 export class Programs {
   private current: { readonly key: string; readonly step: Step } | undefined;
-  private first: MetaTask | undefined;
+  private first: AnyMetaTask | undefined;
 
   constructor(
     private readonly bilevel: Bilevel,
@@ -37,7 +58,7 @@ export class Programs {
     private readonly carried?: Named<HostTensor>,
   ) {}
 
-  async run(phase: Phase, tasks: readonly MetaTask[], shares: Float32Array) {
+  async run(phase: Phase, tasks: readonly AnyMetaTask[], shares: Float32Array) {
     if (tasks.length === 0) throw new FewtuneError('ROWS_EMPTY', 'a batch has no task; give it at least one.');
     this.first ??= tasks[0]!;
     for (const task of tasks) this.check(task);
@@ -45,9 +66,9 @@ export class Programs {
     const stepWeights = hostTensor('float32', [shares.length], shares);
     return step.run(
       tasks.map(({ support, query }) => ({
-        supportX: support.x,
+        ...byName('supportX', support.x),
         supportY: support.y,
-        queryX: query.x,
+        ...byName('queryX', query.x),
         queryY: query.y,
         ...(phase.multiStep && { stepWeights }),
       })),
@@ -69,7 +90,7 @@ export class Programs {
     await this.current?.step.dispose();
   }
 
-  private async open(phase: Phase, task: MetaTask): Promise<Step> {
+  private async open(phase: Phase, task: AnyMetaTask): Promise<Step> {
     const key = JSON.stringify(phase);
     if (this.current?.key === key) return this.current.step;
     const step = await openStep(this.bilevel, this.start, phase, task, this.steps);
@@ -80,29 +101,38 @@ export class Programs {
     return step;
   }
 
-  private check({ support, query }: MetaTask): void {
+  private check({ support, query }: AnyMetaTask): void {
     const { loss, model } = this.bilevel;
     checkExamples('support', support, loss, model.outputs);
     checkExamples('query', query, loss, model.outputs);
-    const wanted = this.first!.support.x;
+    const wanted = formOf(this.first!.support.x, model);
     for (const { x } of [support, query]) {
-      if (model.freeSizes && x.dtype === wanted.dtype && x.shape.length === wanted.shape.length) continue;
-      if (x.dtype === wanted.dtype && x.shape.slice(1).join() === wanted.shape.slice(1).join()) continue;
+      const form = formOf(x, model);
+      if (form === wanted) continue;
       throw new FewtuneError(
         'OPTION_INVALID',
-        `a task's rows are ${x.dtype} [${x.shape.slice(1).join(', ')}], those of the first task ${wanted.dtype} [${wanted.shape.slice(1).join(', ')}]; all tasks must agree.`,
+        `a task's rows are ${form}, those of the first task ${wanted}; all tasks must agree.`,
       );
     }
   }
 }
 
+/** What must be the same in all tasks. */
+function formOf(x: ModelInput, { inputs }: AnyMetaModel): string {
+  const tensors = Object.entries(byName('', x)).map(([name, { dtype, shape }]) => {
+    const sizes = inputs ? `rank ${shape.length}` : `[${shape.slice(1).join(', ')}]`;
+    return `${name.slice(1)} ${dtype} ${sizes}`.trim();
+  });
+  return tensors.join(', ');
+}
+
 /** Reptile walks along its own direction; the others descend with Adam, as the papers do. */
-function openStep(bilevel: Bilevel, params: Named<HostTensor>, phase: Phase, task: MetaTask, steps: number) {
-  const { model, metaLr, variant, threads } = bilevel;
+function openStep(bilevel: Bilevel, params: Named<HostTensor>, phase: Phase, task: AnyMetaTask, steps: number) {
+  const { model, metaLr, metaSchedule, clipNorm, variant, threads } = bilevel;
   const batch: Record<string, TensorSpec> = {
-    supportX: rowSpec('support', task.support.x, model.freeSizes),
+    ...byName('supportX', inputSpec(model, 'support', task.support.x)),
     supportY: rowSpec('support', task.support.y),
-    queryX: rowSpec('query', task.query.x, model.freeSizes),
+    ...byName('queryX', inputSpec(model, 'query', task.query.x)),
     queryY: rowSpec('query', task.query.y),
   };
   if (phase.multiStep) batch.stepWeights = { dtype: 'float32', shape: [bilevel.innerSteps] };
@@ -111,8 +141,8 @@ function openStep(bilevel: Bilevel, params: Named<HostTensor>, phase: Phase, tas
     frozen: model.frozen,
     batch,
     loss: (traced, { frozen, batch }) => {
-      const support = { x: batch.supportX!, y: batch.supportY! };
-      const query = { x: batch.queryX!, y: batch.queryY! };
+      const support = { x: fromNames('supportX', batch), y: batch.supportY! };
+      const query = { x: fromNames('queryX', batch), y: batch.queryY! };
       return taskLoss(
         model,
         traced,
@@ -121,13 +151,32 @@ function openStep(bilevel: Bilevel, params: Named<HostTensor>, phase: Phase, tas
         { ...bilevel, ...phase },
       );
     },
-    optimizer: variant === 'reptile' ? sgd() : adamW({ weightDecay: 0 }),
-    schedule: variant === 'maml++' ? cosineDecay({ lr: metaLr, steps }) : constantRate(metaLr),
+    optimizer: withRunning(variant === 'reptile' ? sgd() : adamW({ weightDecay: 0 }), clipNorm),
+    schedule: metaSchedule === 'cosine' ? cosineDecay({ lr: metaLr, steps }) : constantRate(metaLr),
     accumulate: { weight: () => scalar(1) },
     // The scale stays 1: wanted is that a step whose gradient is not finite is not taken.
     lossScale: { init: 1, growth: 1, backoff: 1 },
     threads,
   });
+}
+
+/** How far a running statistic goes towards what a step met, as in PyTorch. */
+const momentum = 0.1;
+
+/** Running statistics are averaged; all else is left to the optimiser, its gradient clipped. */
+function withRunning(optimizer: Optimizer, clipNorm?: number): Optimizer {
+  const others = <T>(named: Named<T>) => Object.fromEntries(Object.entries(named).filter(([name]) => !isRunning(name)));
+  return {
+    init: (params) => optimizer.init(others(params)),
+    update: (gradients, state, params, at) => {
+      const own = others(gradients);
+      const clipped = clipNorm === undefined ? own : clipByGlobalNorm(own, clipNorm).gradients;
+      const moved = optimizer.update(clipped, state, others(params), at);
+      const running = Object.entries(params).filter(([name]) => isRunning(name));
+      const averaged = running.map(([name, value]) => [name, sub(value, mul(gradients[name]!, momentum))]);
+      return { params: { ...moved.params, ...Object.fromEntries(averaged) }, state: moved.state };
+    },
+  };
 }
 
 /** Of a step's state, the meta-learned tensors. */

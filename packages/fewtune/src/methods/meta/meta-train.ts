@@ -1,19 +1,19 @@
 import type { HostTensor, Named } from '@fewtune/engine';
 import { FewtuneError, throwIfAborted } from '../../errors.js';
 import { configurationOf, type Progress, readCheckpoint, writeCheckpoint } from './meta-checkpoint.js';
-import type { MetaTask } from './meta-model.js';
+import type { AnyMetaTask } from './meta-model.js';
 import { type Bilevel, Programs } from './meta-step.js';
 import type { Phase } from './task-loss.js';
 
 /** Batches of tasks, for every epoch the same or made anew; each batch is one step of the meta-learner. */
 export type TaskBatches =
-  | Iterable<readonly MetaTask[]>
-  | ((epoch: number) => Iterable<readonly MetaTask[]> | AsyncIterable<readonly MetaTask[]>);
+  | Iterable<readonly AnyMetaTask[]>
+  | ((epoch: number) => Iterable<readonly AnyMetaTask[]> | AsyncIterable<readonly AnyMetaTask[]>);
 
 export interface MetaTrainOptions {
   /** Passes over the batches; 1 when left out. */
   readonly epochs?: number;
-  /** Batches of an epoch. MAML++ needs it for its cosine rate, unless the batches are an array. */
+  /** Batches of an epoch. A cosine rate (MAML++) needs it, unless the batches are an array. */
   readonly batchesPerEpoch?: number;
   /** Where the run's state is kept (a safetensors file), and after how many steps; after every epoch when left out. */
   readonly checkpoint?: { readonly path: string; readonly every?: number };
@@ -146,12 +146,12 @@ export function stepShares(steps: number, epoch: number, epochs: number): Float3
   return shares;
 }
 
-function totalSteps({ variant }: Bilevel, batches: TaskBatches, options: MetaTrainOptions): number {
+function totalSteps({ metaSchedule }: Bilevel, batches: TaskBatches, options: MetaTrainOptions): number {
   const perEpoch = options.batchesPerEpoch ?? (Array.isArray(batches) ? batches.length : undefined);
   if (perEpoch !== undefined) return perEpoch * (options.epochs ?? 1);
-  if (variant !== 'maml++') return 0;
+  if (metaSchedule !== 'cosine') return 0;
   throw new FewtuneError(
     'OPTION_INVALID',
-    'maml++ lowers its rate over the run: say batchesPerEpoch, or give an array.',
+    'a cosine lowers the rate over the run: say batchesPerEpoch, or give an array.',
   );
 }

@@ -30,6 +30,7 @@ export function mlp({ inputs, hidden = [], outputs, seed = 7 }: MlpOptions): Met
     weights,
     headNames: ['head.weight', 'head.bias'],
     outputs,
+    rowsAlone: true,
     forward: (given, x) => {
       let y = x; // [rows, inputs]
       for (let layer = 0; layer <= hidden.length; layer++) {
