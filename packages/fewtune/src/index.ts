@@ -52,9 +52,26 @@ export type { EpochOptions, EpochResult } from './methods/epochs.js';
 export { CachedFeatures, type FeatureOptions } from './methods/features.js';
 export { labelText } from './methods/label-names.js';
 export { headLogits, type LinearHead } from './methods/linear/logistic.js';
-export { type LoraEncoder, type LoraEncoderOptions, loraEncoder } from './methods/meta/lora-encoder.js';
-export { type AdaptedModel, Maml, type MamlOptions } from './methods/meta/maml.js';
-export type { Examples, MetaLoss, MetaModel, MetaTask } from './methods/meta/meta-model.js';
+export {
+  type LoraEncoder,
+  type LoraEncoderOptions,
+  type LoraHead,
+  loraEncoder,
+  loraHeads,
+} from './methods/meta/lora-encoder.js';
+export { type AdaptedModel, type AdaptOptions, Maml, type MamlOptions } from './methods/meta/maml.js';
+export type {
+  AnyExamples,
+  AnyMetaModel,
+  AnyMetaTask,
+  Examples,
+  HeadStart,
+  MetaLoss,
+  MetaModel,
+  MetaTask,
+  ModelInput,
+} from './methods/meta/meta-model.js';
+export type { MetaSchedule } from './methods/meta/meta-step.js';
 export type { MetaTrainEvent, MetaTrainOptions, MetaTrainResult, TaskBatches } from './methods/meta/meta-train.js';
 export { type MlpOptions, mlp } from './methods/meta/mlp.js';
 export { type MamlVariant, mamlVariants } from './methods/meta/task-loss.js';

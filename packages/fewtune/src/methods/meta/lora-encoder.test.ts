@@ -1,5 +1,5 @@
 import { compile, type HostTensor, hostTensor, type Named, type Tensor, valueAndGrad } from '@fewtune/engine';
-import { loadEncoder } from '@fewtune/models';
+import { type Encoder, loadEncoder, SentenceEmbedder } from '@fewtune/models';
 import { beforeAll, describe, expect, test } from 'vitest';
 import { tinyCheckpoint } from '../../../../models/src/tiny-checkpoint.fixture.js';
 import { createRandom, type Random } from '../../data/random.js';
@@ -9,10 +9,13 @@ import { Maml } from './maml.js';
 import { taskLoss } from './task-loss.js';
 
 const ways = 3;
+let encoder: Encoder;
 let model: LoraEncoder;
+let fromPrototypes: LoraEncoder;
 beforeAll(async () => {
-  const encoder = await loadEncoder(await tinyCheckpoint('bert'));
+  encoder = await loadEncoder(await tinyCheckpoint('bert'));
   model = loraEncoder({ encoder, ways, rank: 2, targets: 'all-linear' });
+  fromPrototypes = loraEncoder({ encoder, ways, rank: 2, targets: 'all-linear', head: 'prototype', scale: 5 });
 });
 
 /** Every sentence is the letter that marks its class among letters that say nothing: always a to e. */
@@ -54,7 +57,11 @@ test('padding changes nothing, and only LoRA and head are learned', async () => 
   expect(Math.max(...alone) - Math.min(...alone)).toBeGreaterThan(0.1);
 });
 
-test('the meta-gradient through the encoder agrees with central differences', async () => {
+test.each([
+  ['zero', () => model],
+  ['prototype', () => fromPrototypes],
+] as const)('head %s: the meta-gradient through the encoder agrees with central differences', async (_, made) => {
+  const model = made();
   const random = createRandom(2);
   const { support, query } = letterTask(random, seenMarks, 2, 2);
   const start = Object.fromEntries(
@@ -103,6 +110,53 @@ test('the meta-gradient through the encoder agrees with central differences', as
 });
 type Packed = Parameters<LoraEncoder['forward']>[1];
 type Traced = { params: Named<Tensor>; frozen: Named<Tensor>; x: Packed; y: Tensor; qx: Packed; qy: Tensor };
+
+test('a head of prototypes: without a step it is the nearest class mean by cosine, of any number of ways', async () => {
+  const { support, query } = letterTask(createRandom(5), seenMarks, 2, 2);
+  const texts = (start: number) =>
+    ['a f b', 'c f', 'g a', 'b g d', 'h e', 'a h'].map((text) => `${text} ${'abcde'[start]}`);
+  const [shown, asked] = [texts(0), texts(1)];
+  await using embedder = await SentenceEmbedder.create(encoder);
+  const [z, q] = [await embedder.embed(shown), await embedder.embed(asked)];
+  const { hidden } = encoder;
+  const row = (of: Float32Array, i: number) => of.subarray(i * hidden, (i + 1) * hidden);
+  const wanted = asked.flatMap((_, i) => {
+    const scores = [0, 1, 2].map((way) => {
+      const sum = Float32Array.from(row(z, 2 * way), (value, j) => value + row(z, 2 * way + 1)[j]!);
+      const dot = row(q, i).reduce((total, value, j) => total + value * sum[j]!, 0);
+      return (fromPrototypes.scale * dot) / Math.hypot(...sum);
+    });
+    const exps = scores.map((score) => Math.exp(score - Math.max(...scores)));
+    return exps.map((value) => value / exps.reduce((a, b) => a + b));
+  });
+  await using maml = new Maml({ model: fromPrototypes, innerSteps: 2, innerLr: 0.01 });
+  expect(Object.keys(maml.params).some((name) => name.startsWith('head'))).toBe(false);
+  const examples = { x: fromPrototypes.tokens(shown), y: hostTensor('int64', [6], [0, 0, 1, 1, 2, 2]) };
+  const adapted = await maml.adapt({ support: examples }, { steps: 0 });
+  const found = [...((await adapted.predict(fromPrototypes.tokens(asked))).data as Float32Array)];
+  expect(found).toEqual(wanted.map((value) => expect.closeTo(value, 4)));
+
+  // The same in parts, and after steps as well.
+  const part = (from: number, to: number) => ({
+    x: fromPrototypes.tokens(shown.slice(from, to)),
+    y: hostTensor('int64', [to - from], [0, 0, 1, 1, 2, 2].slice(from, to)),
+  });
+  const [whole, inParts] = [
+    await maml.adapt({ support: examples }),
+    await maml.adapt({ support: [part(0, 3), part(3, 4), part(4, 6)] }),
+  ];
+  const [a, b] = await Promise.all([whole, inParts].map((one) => one.predict(fromPrototypes.tokens(asked))));
+  expect([...(b!.data as Float32Array)]).toEqual([...(a!.data as Float32Array)].map((v) => expect.closeTo(v, 4)));
+  expect(whole.supportLoss.after).toBeLessThan(whole.supportLoss.before);
+
+  // The ways are no part of what is learned: what was learned with three starts one of two.
+  const two = loraEncoder({ encoder, ways: 2, rank: 2, targets: 'all-linear', head: 'prototype' });
+  await maml.metaTrain([[{ support, query }]]).result;
+  await using other = new Maml({ model: two, innerSteps: 2, innerLr: 0.01, start: maml.params });
+  const pair = { x: two.tokens(shown.slice(0, 4)), y: hostTensor('int64', [4], [0, 0, 1, 1]) };
+  const { shape } = await (await other.adapt({ support: pair })).predict(two.tokens(asked));
+  expect(shape).toEqual([6, 2]);
+});
 
 describe('ANIL over LoRA weights', () => {
   test('unseen words: adapted after meta-training against adapted before it', async () => {

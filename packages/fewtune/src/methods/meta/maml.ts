@@ -146,7 +146,10 @@ export class Maml {
     checkCount('steps', steps, 0);
     const parts = Array.isArray(support) ? (support as readonly AnyExamples[]) : [support as AnyExamples];
     if (parts.length !== 1 && !this.model.rowsAlone) {
-      throw new FewtuneError('OPTION_INVALID', 'this model looks at all rows of a support set together: give one part.');
+      throw new FewtuneError(
+        'OPTION_INVALID',
+        'this model looks at all rows of a support set together: give one part.',
+      );
     }
     const { loss } = this.options;
     for (const part of parts) checkExamples('support', part, loss, this.model.outputs);

@@ -224,7 +224,12 @@ function towardsMet(params: Named<Tensor>, met: MetStatistics, steps: number): T
   return withGradient(scalar(0), running, (name) => {
     const rows = met.of(name, steps).map((found, step) => {
       const own = reshape(slice(params[name]!, 0, step, step + 1), [-1]);
-      const mean = found && div(found.reduce((a, b) => add(a, b)), found.length);
+      const mean =
+        found &&
+        div(
+          found.reduce((a, b) => add(a, b)),
+          found.length,
+        );
       return unsqueeze(mean ? sub(own, mean) : mul(own, 0), 0); // [1, channels]
     });
     return concat(rows, 0); // [steps, channels]

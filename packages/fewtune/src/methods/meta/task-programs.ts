@@ -29,7 +29,11 @@ export class TaskPrograms {
 
   /** Inner loss on a support set and its gradient with respect to the adapted weights, averaged over parts by rows. */
   async gradientAt(
-    given: { readonly start: Named<HostTensor>; readonly weights: Named<HostTensor>; readonly norms: Named<HostTensor> },
+    given: {
+      readonly start: Named<HostTensor>;
+      readonly weights: Named<HostTensor>;
+      readonly norms: Named<HostTensor>;
+    },
     parts: readonly AnyExamples[],
   ): Promise<{ loss: number; gradient: Record<string, HostTensor> }> {
     const adapted = isAdapted(this.options.variant, this.model.headNames);
@@ -176,7 +180,11 @@ class WeightedMean {
   mean(): Record<string, HostTensor> {
     const means = [...this.sums].map(([name, { shape, data }]): [string, HostTensor] => [
       name,
-      hostTensor('float32', shape, Float32Array.from(data, (value) => value / this.weight)),
+      hostTensor(
+        'float32',
+        shape,
+        Float32Array.from(data, (value) => value / this.weight),
+      ),
     ]);
     return Object.fromEntries(means);
   }
