@@ -8,10 +8,20 @@ import { encoder } from './seed/encoder.js';
 import { engine, engineParts } from './seed/engine.js';
 import { fewshot } from './seed/fewshot.js';
 import { fewshotProduct } from './seed/fewshot-product.js';
+import { fewshotSpeed } from './seed/fewshot-speed.js';
 import { memory } from './seed/memory.js';
 import { quickstart } from './seed/quickstart.js';
 
-const benchmarks: readonly Benchmark[] = [banking77, engine, memory, quickstart, encoder, fewshot, fewshotProduct];
+const benchmarks: readonly Benchmark[] = [
+  banking77,
+  engine,
+  memory,
+  quickstart,
+  encoder,
+  fewshot,
+  fewshotProduct,
+  fewshotSpeed,
+];
 
 const usage = `npm run bench -- <name|all> [options]
 
