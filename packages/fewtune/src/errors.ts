@@ -23,6 +23,7 @@ export const errorCodes = {
   MODEL_CORRUPT: 'input',
   MODEL_UNSUPPORTED: 'input',
   ADAPTER_MISMATCH: 'input',
+  ADAPTER_UNKNOWN: 'input',
   OUTPUT_UNWRITABLE: 'input',
   INTERRUPTED: 'interrupted',
   INTERNAL: 'internal',

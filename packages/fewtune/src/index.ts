@@ -119,6 +119,14 @@ export {
   type LoraAdapter,
   mergeAdapter,
 } from './methods/peft/adapter.js';
+export { AdapterBank, type AdapterBankOptions, type AdapterName } from './methods/peft/adapter-bank.js';
+export {
+  type Combination,
+  type CombineOptions,
+  combinations,
+  combineAdapters,
+  type Weighted,
+} from './methods/peft/combine-adapters.js';
 export {
   type LoraInit,
   type LoraSettings,

@@ -108,6 +108,17 @@ export function mergeAdapter(weights: Named<HostTensor>, adapter: LoraAdapter): 
  * @throws FewtuneError ADAPTER_MISMATCH when the adapter was trained on another encoder
  */
 export function adaptEncoder(encoder: Encoder, adapter: LoraAdapter): Encoder {
+  checkAdapter(encoder, adapter);
+  const adapted = { ...encoder, weights: mergeAdapter(encoder.weights, adapter) };
+  return { ...adapted, fingerprint: fingerprint(adapted) };
+}
+
+/**
+ * Whether an adapter belongs to an encoder: by the fingerprint it carries, if any, and by names and sizes.
+ *
+ * @throws FewtuneError ADAPTER_MISMATCH
+ */
+export function checkAdapter(encoder: Encoder, adapter: LoraAdapter): void {
   const trainedOn = adapter.base?.fingerprint;
   if (trainedOn !== undefined && trainedOn !== encoder.fingerprint) {
     throw new FewtuneError(
@@ -116,8 +127,7 @@ export function adaptEncoder(encoder: Encoder, adapter: LoraAdapter): Encoder {
         `${encoder.id} has ${encoder.fingerprint.slice(0, 12)}…. Load the encoder that the adapter names.`,
     );
   }
-  const adapted = { ...encoder, weights: mergeAdapter(encoder.weights, adapter) };
-  return { ...adapted, fingerprint: fingerprint(adapted) };
+  checkShapes(encoder.weights, adapter);
 }
 
 function checkShapes(weights: Named<HostTensor>, adapter: LoraAdapter): void {
