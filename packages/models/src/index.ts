@@ -10,6 +10,7 @@ export { embeddedEncoderId, loadEncoder } from './load-encoder.js';
 export { type PackedInputs, packBatch, packedSpecs, packingOf } from './packing.js';
 export { type Pooling, pool } from './pooling.js';
 export { dequantizeRows, quantizeRows } from './quantized-rows.js';
+export { type ResNet12, type ResNet12Options, resnet12 } from './resnet12.js';
 export {
   parseSafetensors,
   readSafetensors,
