@@ -8,8 +8,8 @@ import { encoder } from './seed/encoder.js';
 import { engine, engineParts } from './seed/engine.js';
 import { fewshot } from './seed/fewshot.js';
 import { fewshotProduct } from './seed/fewshot-product.js';
-import { fewshotSpeed } from './seed/fewshot-speed.js';
 import { memory } from './seed/memory.js';
+import { omniglot, omniglotParts } from './seed/omniglot.js';
 import { quickstart } from './seed/quickstart.js';
 
 const benchmarks: readonly Benchmark[] = [
@@ -20,7 +20,7 @@ const benchmarks: readonly Benchmark[] = [
   encoder,
   fewshot,
   fewshotProduct,
-  fewshotSpeed,
+  omniglot,
 ];
 
 const usage = `npm run bench -- <name|all> [options]
@@ -33,6 +33,7 @@ ${benchmarks.map(({ name, about }) => `  ${name.padEnd(16)}${about}`).join('\n')
   --resume          reuse finished parts from bench/results
   --no-peers        without the Python peers; --full-peers: those that take half an hour too
   --only a,b        parts of engine: ${engineParts.join(', ')}
+                    parts of omniglot: ${omniglotParts.join(', ')}
   --methods a,b     --shots 5,10     --draws n     parts of banking77
 `;
 

@@ -39,7 +39,7 @@ export const engine: Benchmark = {
   },
 };
 
-async function contextOf(options: Options): Promise<PartContext> {
+export async function contextOf(options: Options): Promise<PartContext> {
   // A smoke run of everything goes without the peers: starting them takes longer than the runs.
   const peers = options.peers && (!options.quick || options.only !== undefined);
   const python = peers ? peersPython() : undefined;
@@ -50,9 +50,9 @@ async function contextOf(options: Options): Promise<PartContext> {
   return { ...options, peers, python, torch: `PyTorch ${torch.replace(/\+.*/, '')}` };
 }
 
-/** The rows of a part: measured now and kept, or with `--resume` those that an earlier run kept. */
-async function finished(part: Part, context: PartContext): Promise<Row[]> {
-  const folder = path.join(resultsFolder, 'engine');
+/** The rows of a part of a benchmark: measured now and kept, or with `--resume` those that an earlier run kept. */
+export async function finished(part: Part, context: PartContext, of = 'engine'): Promise<Row[]> {
+  const folder = path.join(resultsFolder, of);
   const file = path.join(folder, `${part.name}${context.quick ? '-quick' : ''}.json`);
   const { commit } = describeMachine();
   if (context.resume && existsSync(file)) {
