@@ -2,6 +2,7 @@ export { Classifier, type ModelReport, type Prediction, type PredictOptions } fr
 export type { ClassifierGraph, TokenInputs } from './artifact/graph.js';
 export type { LoadOptions } from './artifact/load.js';
 export type { Advice, EvaluatedOn, Manifest, Metrics, ModelChange } from './artifact/manifest.js';
+export type { MetaReport } from './artifact/meta-manifest.js';
 export type { Neighbour } from './artifact/neighbours.js';
 export { quantizeOnnx } from './artifact/quantize.js';
 export type { RunOptions } from './artifact/session.js';
@@ -146,5 +147,11 @@ export type { TrainEvent, TrainStage } from './workflow/events.js';
 export type { Forgotten } from './workflow/forget-class.js';
 export type { Learned, LearnOptions } from './workflow/learn-class.js';
 export { load } from './workflow/load.js';
+export {
+  type MetaTrainEncoderEvent,
+  type MetaTrainEncoderOptions,
+  metaTrainEncoder,
+} from './workflow/meta-train.js';
+export { MetaTrained, openMetaTrained } from './workflow/meta-trained.js';
 export { type TrainOptions, type TrainRun, train } from './workflow/train.js';
 export { TrainedModel } from './workflow/trained-model.js';

@@ -9,9 +9,9 @@ import { manifestFile } from './manifest.js';
  *
  * @throws FewtuneError OUTPUT_UNWRITABLE when the place cannot be written to, or holds something that is not a model
  */
-export async function checkOutput(folder: string): Promise<void> {
+export async function checkOutput(folder: string, marker = manifestFile): Promise<void> {
   const target = resolve(folder);
-  await refuseForeign(target, folder);
+  await refuseForeign(target, folder, marker);
   const trial = sibling(target, 'trial');
   try {
     const first = await mkdir(trial, { recursive: true }); // the topmost folder that had to be made

@@ -1,8 +1,10 @@
 import { readFile, realpath, stat } from 'node:fs/promises';
 import { isAbsolute, join, relative, resolve, sep } from 'node:path';
+import type { z } from 'zod';
 import { FewtuneError } from '../errors.js';
 import type { ModelState } from './classifier.js';
-import { type Manifest, manifestFile, parseManifest, sha256Of } from './manifest.js';
+import { type Manifest, manifestFile, manifestSchema } from './manifest.js';
+import { sha256Of, unseal } from './sealed.js';
 import { ClassifierSession } from './session.js';
 import { readSupport } from './support.js';
 
@@ -41,30 +43,36 @@ export async function openModel(folder: string, options: LoadOptions = {}): Prom
 
 /** Every file that the manifest of a folder lists, checked. @throws FewtuneError as {@link openModel} */
 export async function readFolder(folder: string): Promise<{ manifest: Manifest; files: Map<string, Uint8Array> }> {
-  const manifest = await readManifest(folder);
-  return { manifest, files: await readVerified(folder, manifest) };
+  const missing = `no model there (${manifestFile} is missing). Give the folder that \`fewtune train --out\` wrote.`;
+  return readSealedFolder(folder, { file: manifestFile, schema: manifestSchema, missing });
 }
 
-async function readManifest(folder: string): Promise<Manifest> {
-  const file = join(folder, manifestFile);
+/**
+ * A folder with a manifest that lists its files, all checked.
+ *
+ * @param kind the manifest's name and form, and what to say when it is not there
+ * @throws FewtuneError MODEL_NOT_FOUND, MODEL_CORRUPT, MODEL_UNSUPPORTED
+ */
+export async function readSealedFolder<T extends Pick<Manifest, 'files'>>(
+  folder: string,
+  kind: { file: string; schema: z.ZodType<T>; missing: string },
+): Promise<{ manifest: T; files: Map<string, Uint8Array> }> {
+  const file = join(folder, kind.file);
   const found = await stat(file).catch((cause: NodeJS.ErrnoException) => {
-    throw new FewtuneError(
-      'MODEL_NOT_FOUND',
-      `${folder}: no model there (${manifestFile} is missing, ${cause.code}). Give the folder that \`fewtune train --out\` wrote.`,
-      { cause },
-    );
+    throw new FewtuneError('MODEL_NOT_FOUND', `${folder}: ${kind.missing}`, { cause });
   });
   if (found.size > manifestSizeLimit) {
     throw new FewtuneError('MODEL_CORRUPT', `${file}: ${found.size} bytes is too large for a manifest.`);
   }
-  return parseManifest(await readFile(file, 'utf8'), file);
+  const manifest = unseal(kind.schema, await readFile(file, 'utf8'), file);
+  return { manifest, files: await readVerified(folder, manifest.files) };
 }
 
 /** Reads every listed file, sizes before contents, and compares its hash. */
-async function readVerified(folder: string, manifest: Manifest): Promise<Map<string, Uint8Array>> {
+async function readVerified(folder: string, listed: Manifest['files']): Promise<Map<string, Uint8Array>> {
   const root = await realpath(folder);
   const files = new Map<string, Uint8Array>();
-  for (const [path, { sha256, size }] of Object.entries(manifest.files)) {
+  for (const [path, { sha256, size }] of Object.entries(listed)) {
     const shown = join(folder, path);
     const absolute = await confined(root, path, shown);
     const found = await stat(absolute);

@@ -1,8 +1,6 @@
-import { createHash } from 'node:crypto';
 import { z } from 'zod';
-import { FewtuneError } from '../errors.js';
+import { fileList, seal, sha256 } from './sealed.js';
 
-const sha256 = z.string().regex(/^[0-9a-f]{64}$/);
 const interval = z.tuple([z.number(), z.number()]);
 
 /** The four figures that every report carries; never shown without `EvaluatedOn`. */
@@ -60,6 +58,20 @@ const changeSchema = z.object({
 });
 export type ModelChange = z.infer<typeof changeSchema>;
 
+/** A meta-trained folder that a model was trained from. */
+const startSchema = z.object({
+  /** Its folder's name. */
+  source: z.string(),
+  kind: z.string(),
+  /** sha-256 of its adapter. */
+  adapter: sha256,
+  /** Classes that it was meta-trained on. */
+  classes: z.number().int(),
+  /** Those of them that the model was trained on too: figures on these are none of new classes. */
+  seen: z.array(z.string()),
+});
+export type MetaStart = z.infer<typeof startSchema>;
+
 export const manifestSchema = z.object({
   schemaVersion: z.literal(1),
   task: z.literal('text-classification'),
@@ -71,7 +83,16 @@ export const manifestSchema = z.object({
     details: z.record(z.string(), z.union([z.number(), z.string(), z.boolean()])),
   }),
   /** Absent for methods that use none (`tfidf`). */
-  encoder: z.object({ id: z.string(), revision: z.string().optional(), fingerprint: z.string() }).optional(),
+  encoder: z
+    .object({
+      id: z.string(),
+      revision: z.string().optional(),
+      /** Of the encoder that the method was given: with a start, of the base with the start's adapter merged in. */
+      fingerprint: z.string(),
+      /** The meta-trained start that the encoder came from. */
+      start: startSchema.optional(),
+    })
+    .optional(),
   preprocessing: z.object({
     /** Tokens a text is cut to, special tokens included. */
     maxLength: z.number().int().positive(),
@@ -107,55 +128,14 @@ export const manifestSchema = z.object({
   metrics: metricsSchema,
   evaluatedOn: evaluatedOnSchema,
   advice: adviceSchema,
-  /** Every other file of the folder. */
-  files: z.record(z.string(), z.object({ sha256, size: z.number().int().nonnegative() })),
+  files: fileList,
 });
 export type Manifest = z.infer<typeof manifestSchema>;
 
 /** The name of the manifest inside a model folder. */
 export const manifestFile = 'fewtune.json';
 
-export function sha256Of(bytes: Uint8Array | string): string {
-  return createHash('sha256').update(bytes).digest('hex');
-}
-
 /** The manifest's text. Its last field is a hash of all the others, so that a changed byte in it is noticed too. */
 export function printManifest(manifest: Manifest): string {
-  const body = manifestSchema.parse(manifest);
-  return `${JSON.stringify({ ...body, integrity: sha256Of(JSON.stringify(body)) }, null, 2)}\n`;
-}
-
-/** @throws FewtuneError MODEL_CORRUPT, MODEL_UNSUPPORTED; `file` names the manifest in messages. */
-export function parseManifest(text: string, file: string): Manifest {
-  const corrupt = (what: string, cause?: unknown) =>
-    new FewtuneError('MODEL_CORRUPT', `${file}: ${what}. Restore the file from a backup or train the model again.`, {
-      cause,
-    });
-  let raw: Record<string, unknown>;
-  try {
-    raw = JSON.parse(text);
-  } catch (cause) {
-    throw corrupt('is not valid JSON', cause);
-  }
-  if (typeof raw !== 'object' || raw === null) {
-    throw corrupt('is not a JSON object');
-  }
-  if (typeof raw.schemaVersion === 'number' && raw.schemaVersion > 1) {
-    throw new FewtuneError(
-      'MODEL_UNSUPPORTED',
-      `${file}: schema version ${raw.schemaVersion}, this version of fewtune reads 1. Update fewtune.`,
-    );
-  }
-  const { integrity, ...body } = raw;
-  const parsed = manifestSchema.safeParse(body);
-  if (!parsed.success) {
-    throw corrupt(
-      `does not have the expected fields (${z.prettifyError(parsed.error).replaceAll('\n', ' ')})`,
-      parsed.error,
-    );
-  }
-  if (integrity !== sha256Of(JSON.stringify(body))) {
-    throw corrupt('was changed after it was written (its own hash differs)');
-  }
-  return parsed.data;
+  return seal(manifestSchema, manifest);
 }

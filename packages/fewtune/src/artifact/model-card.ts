@@ -1,4 +1,4 @@
-import type { Manifest, ModelChange } from './manifest.js';
+import type { Manifest, MetaStart, ModelChange } from './manifest.js';
 import { supportFiles } from './support.js';
 
 const percent = (value: number) => `${(100 * value).toFixed(1)} %`;
@@ -12,7 +12,9 @@ export function modelCard(manifest: Omit<Manifest, 'files'>): string {
 # Text classifier: ${labels.length} classes from ${trainingData.examples} examples
 
 Learned with Fewtune ${manifest.library.version}, method \`${method.name}\`${
-    encoder === undefined ? '' : `, encoder \`${encoder.id}\``
+    encoder === undefined
+      ? ''
+      : `, encoder \`${encoder.id}\`${encoder.start === undefined ? '' : startOf(encoder.start)}`
   }.
 
 | measure | value |
@@ -69,6 +71,11 @@ classes and the calibration were left as they were:
 
 ${lines.join('\n')}
 `;
+}
+
+function startOf({ source, classes, seen }: MetaStart): string {
+  const known = seen.length === 0 ? '' : `; ${seen.length} of these are classes of this model too`;
+  return ` from the meta-trained start \`${inline(source)}\` (${classes} classes${known})`;
 }
 
 function keptExamples({ rows, learnedFrom, texts }: NonNullable<Manifest['support']>): string {

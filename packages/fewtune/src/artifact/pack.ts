@@ -1,10 +1,11 @@
 import { constant, div, exportOnnx, scalar, type Tensor } from '@fewtune/engine';
 import type { ModelReport } from './classifier.js';
 import type { ClassifierGraph } from './graph.js';
-import { type Manifest, manifestFile, printManifest, sha256Of } from './manifest.js';
+import { manifestFile, printManifest } from './manifest.js';
 import { modelCard } from './model-card.js';
 import { type LinearHead, replaceHead } from './onnx-head.js';
 import { quantizeOnnx } from './quantize.js';
+import { listFiles } from './sealed.js';
 import { textOf } from './session.js';
 import { type KeptSupport, packSupport } from './support.js';
 
@@ -54,12 +55,7 @@ export function completeFolder(
   const files = new Map(packed);
   files.set('onnx/model_quantized.onnx', quantizeOnnx(packed.get('onnx/model.onnx') as Uint8Array));
   files.set('README.md', modelCard(report));
-  const listed: Manifest['files'] = {};
-  for (const [path, content] of files) {
-    const bytes = typeof content === 'string' ? new TextEncoder().encode(content) : content;
-    listed[path] = { sha256: sha256Of(bytes), size: bytes.byteLength };
-  }
-  files.set(manifestFile, printManifest({ ...report, files: listed }));
+  files.set(manifestFile, printManifest({ ...report, files: listFiles(files) }));
   return files;
 }
 

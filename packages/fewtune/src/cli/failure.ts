@@ -25,7 +25,8 @@ export function exitCodeOf(error: unknown): number {
 
 function messageOf(error: unknown): string {
   if (exitCodeOf(error) === 130) {
-    return 'interrupted: nothing was written';
+    const kept = error instanceof FewtuneError && error.message.startsWith('interrupted: ');
+    return kept ? error.message : 'interrupted: nothing was written';
   }
   if (error instanceof FewtuneError || error instanceof ModelError) {
     return `error [${error.code}] ${error.message}`;

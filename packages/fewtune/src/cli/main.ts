@@ -5,6 +5,7 @@ import { evaluateCommand } from './evaluate.js';
 import { exitCodeOf, reportError } from './failure.js';
 import { forgetCommand } from './forget.js';
 import { learnCommand } from './learn.js';
+import { metaTrainCommand } from './meta-train.js';
 import { predictCommand } from './predict.js';
 import { trainCommand } from './train.js';
 
@@ -23,7 +24,15 @@ async function main(argv: readonly string[]): Promise<number> {
     .version(version)
     .exitOverride()
     .showSuggestionAfterError();
-  for (const command of [trainCommand, predictCommand, evaluateCommand, learnCommand, forgetCommand, doctorCommand]) {
+  for (const command of [
+    trainCommand,
+    predictCommand,
+    evaluateCommand,
+    learnCommand,
+    forgetCommand,
+    metaTrainCommand,
+    doctorCommand,
+  ]) {
     program.addCommand(command(interrupt.signal).exitOverride());
   }
   try {

@@ -10,8 +10,7 @@ export interface ProgressState {
 
 /**
  * Shows a run's progress on stderr: one line that redraws itself with a bar and the time left on a terminal; elsewhere
- * one plain line
- * a stage and method.
+ * one plain line a stage and method, and one for every look at validation data.
  */
 export class Progress {
   private readonly stream: NodeJS.WriteStream;
@@ -33,7 +32,7 @@ export class Progress {
       .join(', ');
     if (!this.stream.isTTY) {
       const step = `${state.stage} ${state.metrics.method ?? ''}`;
-      if (step !== this.stage) {
+      if (step !== this.stage || state.metrics.validation !== undefined) {
         this.stream.write(`${state.stage}${detail === '' ? '' : `: ${detail}`} (${duration(state.elapsedMs)})\n`);
       }
       this.stage = step;

@@ -20,6 +20,7 @@ interface TrainFlags {
   method: 'auto' | MethodName;
   set?: Record<string, unknown>;
   encoder?: string;
+  from?: string;
   out?: string;
   keepExamples: boolean;
   seed: number;
@@ -41,6 +42,7 @@ export function trainCommand(signal: AbortSignal): Command {
     .option('--method <name>', `auto, ${methodNames.join(', ')}`, trainDefaults.method)
     .option('--set <name=value>', 'an option of the named method; repeat for several', assignment)
     .option('--encoder <id|dir>', 'Hub id or folder of a sentence encoder; default: the embedded all-MiniLM-L6-v2')
+    .option('--from <dir>', 'meta-trained start (fewtune meta-train), instead of --encoder')
     .option('--out <dir>', 'model folder to write; default: models/<name of the file>')
     .option('--no-keep-examples', 'leave the training texts out of the folder; their vectors are kept')
     .option('--seed <n>', 'same seed, same result', integer(0), trainDefaults.seed)
@@ -51,6 +53,8 @@ export function trainCommand(signal: AbortSignal): Command {
       const out = flags.out ?? join('models', basename(file, extname(file)));
       checkTrainOptions({
         method: flags.method,
+        encoder: flags.encoder,
+        from: flags.from,
         options: flags.set,
         seed: flags.seed,
         budget: flags.budget,
@@ -80,8 +84,8 @@ async function runTraining(
   flags: TrainFlags,
   signal: AbortSignal,
 ): Promise<TrainedModel> {
-  const { method, set, encoder, keepExamples, seed, budget, threads } = flags;
-  const run = train(data, { method, options: set, test, encoder, keepExamples, seed, budget, threads, signal });
+  const { method, set, encoder, from, keepExamples, seed, budget, threads } = flags;
+  const run = train(data, { method, options: set, test, encoder, from, keepExamples, seed, budget, threads, signal });
   const progress = new Progress();
   try {
     for await (const event of run) {
@@ -123,6 +127,7 @@ function trainDocument(model: TrainedModel, out: string) {
     model: out,
     method: method.name,
     encoder: encoder?.id ?? null,
+    ...(encoder?.start && { start: encoder.start }),
     examples: trainingData.examples,
     classes: trainingData.classes,
     seconds,

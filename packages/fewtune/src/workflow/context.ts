@@ -3,7 +3,7 @@ import { CachedFeatures } from '../methods/features.js';
 import type { FeatureSource, FitContext } from '../methods/method.js';
 
 export interface ContextOptions {
-  readonly encoder?: string;
+  readonly encoder?: string | Encoder;
   readonly seed: number;
   readonly threads?: number;
   readonly signal?: AbortSignal;
@@ -17,7 +17,7 @@ export function openContext({ encoder: id, seed, threads, signal, onWarning }: C
   let encoder: Promise<Encoder> | undefined;
   let features: Promise<CachedFeatures> | undefined;
   const loadOnce = () => {
-    encoder ??= loadEncoder(id, { signal });
+    encoder ??= typeof id === 'object' ? Promise.resolve(id) : loadEncoder(id, { signal });
     return encoder;
   };
   const openOnce = (): Promise<FeatureSource> => {

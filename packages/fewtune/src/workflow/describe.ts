@@ -1,4 +1,6 @@
 import type { ModelReport } from '../artifact/classifier.js';
+import type { MetaStart } from '../artifact/manifest.js';
+import { quoteSome } from '../data/dataset.js';
 import type { DataProfile } from '../data/profile.js';
 import { duration, percent, printable, table } from '../text.js';
 
@@ -39,6 +41,7 @@ export function describeReport(report: ModelReport): string {
     ...(margin === undefined ? [] : [describeMargin(advice.chosen, margin)]),
     '',
     `method    ${method.name}${encoder === undefined ? '' : ` on ${encoder.id}`}`,
+    ...(encoder?.start === undefined ? [] : [`start     ${describeStart(encoder.start)}`]),
     `accuracy  ${percent(metrics.accuracy)}  (95 % interval ${percent(low)} to ${percent(high)})`,
     `macro F1  ${metrics.macroF1.toFixed(3)}   calibration error ${metrics.ece.toFixed(3)}`,
     `measured  ${evaluatedOn.how}`,
@@ -48,6 +51,18 @@ export function describeReport(report: ModelReport): string {
     `trained   in ${duration(seconds * 1000)}`,
   ];
   return printable(lines.join('\n'));
+}
+
+function describeStart({ source, kind, classes, seen }: MetaStart): string {
+  return `${source} (${kind}), meta-trained on ${classes} classes${seen.length === 0 ? ', none of them among these' : `, ${seen.length} of them among these`}`;
+}
+
+/** A warning: the start has seen classes that the model is measured on. */
+export function describeSeen({ seen, source }: MetaStart): string {
+  return (
+    `${seen.length} of the classes were among those that the start ${source} was meta-trained on: ${quoteSome(seen)}. ` +
+    'What is measured on them says nothing of new classes.'
+  );
 }
 
 function describeMargin(

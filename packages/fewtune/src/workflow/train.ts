@@ -3,8 +3,8 @@ import type { Candidate, OutOfFold } from '../advisor/cross-validate.js';
 import { race } from '../advisor/race.js';
 import type { ModelReport } from '../artifact/classifier.js';
 import type { EvaluatedOn, Metrics } from '../artifact/manifest.js';
-import { sha256Of } from '../artifact/manifest.js';
 import { packModel } from '../artifact/pack.js';
+import { sha256Of } from '../artifact/sealed.js';
 import { ClassifierSession } from '../artifact/session.js';
 import { describeSupport, type KeptSupport, thinSupport } from '../artifact/support.js';
 import { requireTrainable, type TextDataset } from '../data/dataset.js';
@@ -17,9 +17,11 @@ import { version } from '../version.js';
 import { candidatesFor } from './candidates.js';
 import { checkOptions } from './check-options.js';
 import { openContext } from './context.js';
+import { describeSeen } from './describe.js';
 import { StageLog, type TrainEvent } from './events.js';
 import { divide } from './hold-out.js';
 import { crossFittedMetrics, describeFolds, metricsOf } from './measure.js';
+import { type MetaTrained, openMetaTrained } from './meta-trained.js';
 import { TrainedModel } from './trained-model.js';
 
 export interface TrainOptions {
@@ -33,6 +35,8 @@ export interface TrainOptions {
   readonly seed?: number;
   /** Hub id or folder of the encoder; default: the embedded one. */
   readonly encoder?: string;
+  /** Folder of a meta-trained start (or an opened one): every method then works on its encoder. Not with `encoder`. */
+  readonly from?: string | MetaTrained;
   /** Seconds for the race and the last fit together; default 120. */
   readonly budget?: number;
   /**
@@ -78,7 +82,20 @@ export function train(data: TextDataset, options: TrainOptions = {}): TrainRun {
  */
 export function checkTrainOptions(options: TrainOptions): readonly Candidate[] {
   checkOptions(options);
-  return candidatesFor(options.method ?? trainDefaults.method, options.options);
+  const { method = trainDefaults.method, from, encoder } = options;
+  if (from !== undefined && encoder !== undefined) {
+    throw new FewtuneError(
+      'OPTION_INVALID',
+      'from and encoder were both given; a meta-trained start brings its own encoder. Give one of them.',
+    );
+  }
+  if (from !== undefined && method === 'tfidf') {
+    throw new FewtuneError(
+      'OPTION_INVALID',
+      'from: the method tfidf has no encoder to start from. Name another method.',
+    );
+  }
+  return candidatesFor(method, options.options);
 }
 
 /** Whatever an abort made fail is an interruption, in whichever package it surfaced. */
@@ -95,7 +112,12 @@ async function learn(data: TextDataset, options: TrainOptions, log: StageLog): P
   const { learned, test } = divide(data, options.test, seed);
   log.emit('read', 1, { examples: learned.texts.length, classes: learned.classes.length });
 
-  await using context = openContext({ ...options, seed, onWarning: (warning) => log.emit('features', 0, { warning }) });
+  const from = typeof options.from === 'string' ? await openMetaTrained(options.from, { signal }) : options.from;
+  const start = from?.describeFor(learned.classes);
+  const warn = (warning: string) => log.emit('features', 0, { warning });
+  if (start !== undefined && start.seen.length > 0) warn(describeSeen(start));
+  const encoder = from?.encoder ?? options.encoder;
+  await using context = openContext({ ...options, encoder, seed, onWarning: warn });
   if (candidates.some((candidate) => candidate.method.name !== 'tfidf')) {
     const source = await context.features();
     await source.features(learned.texts, { signal, onProgress: (fraction) => log.emit('features', fraction) });
@@ -139,7 +161,14 @@ async function learn(data: TextDataset, options: TrainOptions, log: StageLog): P
     method: { name, options: { ...(winner.options as object) }, details: { ...fitted.details } },
     ...(usedEncoder === undefined
       ? {}
-      : { encoder: { id: usedEncoder.id, revision: usedEncoder.revision, fingerprint: usedEncoder.fingerprint } }),
+      : {
+          encoder: {
+            id: usedEncoder.id,
+            revision: usedEncoder.revision,
+            fingerprint: usedEncoder.fingerprint,
+            ...(start && { start }),
+          },
+        }),
     preprocessing: { maxLength: session.tokenizer.maxLength, padId: session.tokenizer.padId },
     labels: [...learned.classes],
     temperature,
