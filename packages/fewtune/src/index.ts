@@ -82,6 +82,7 @@ export {
   type AttentionPrototypeOptions,
   attentionPrototypeHead,
 } from './methods/metric/attention-prototype.js';
+export { ldaHead, mahalanobisHead } from './methods/metric/discriminant.js';
 export { type EmbeddingModel, imageEmbedding } from './methods/metric/embedding-model.js';
 export {
   type MetaTextEvent,
@@ -100,6 +101,8 @@ export {
 export { type Metric, type MetricHead, metricHeads, metrics } from './methods/metric/metric-loss.js';
 export type { MetricTask } from './methods/metric/metric-task.js';
 export { prototypeHead } from './methods/metric/prototype.js';
+export { type RidgeFit, ridgeHead, ridgePenalties } from './methods/metric/ridge.js';
+export { marginAttention, type Responsibilities, reassignment } from './methods/metric/support-attention.js';
 export {
   intoSubspace,
   type SupportSubspace,
@@ -112,6 +115,18 @@ export {
   type TokenDropout,
   textEmbedding,
 } from './methods/metric/text-embedding.js';
+export {
+  type InformationMaximisationOptions,
+  informationMaximisation,
+  informationMaximisationDefaults,
+} from './methods/metric/transductive/information-maximisation.js';
+export {
+  type LaplacianShotOptions,
+  laplacianShot,
+  laplacianShotDefaults,
+} from './methods/metric/transductive/laplacian-shot.js';
+export { type BatchAnswer, queryBalance } from './methods/metric/transductive/query-balance.js';
+export { type SoftKMeansOptions, softKMeans, softKMeansDefaults } from './methods/metric/transductive/soft-k-means.js';
 export {
   type Adapted,
   type AdapterBase,

@@ -30,8 +30,9 @@ export function spreadSolver(data: LabelledFeatures, shrinkage: number): RowSolv
       trace += value ** 2;
     }
   }
-  if (shrinkage === 1 || trace < 1e-12) return (x) => Float64Array.from(x);
+  if (trace < 1e-12) return (x) => Float64Array.from(x);
   const ridge = (shrinkage * trace) / hidden;
+  if (shrinkage === 1) return (x) => Float64Array.from(x, (value) => value / ridge);
   const gram = gramRows(residuals, hidden);
   for (let i = 0; i < rows; i++) gram[i * rows + i]! += ridge / (1 - shrinkage);
   const lower = shrunkCholesky(gram, rows, 0);
@@ -86,4 +87,10 @@ export function gramRows(a: Rows, inner: number): Float64Array {
     }
   }
   return out;
+}
+
+/** [rows, columns] as [columns, rows]. */
+export function transposed(x: Float64Array, columns: number): Float64Array {
+  const rows = x.length / columns;
+  return Float64Array.from({ length: x.length }, (_, k) => x[(k % rows) * columns + Math.floor(k / rows)]!);
 }

@@ -130,7 +130,7 @@ export function classSums(
  * cos(x_i, S_c − r[i, c] x_i) for every row and class [rows, classes], S_c the class sums. Rows of unit length, so
  * x·(S − r x) = x·S − r and ‖S − r x‖² = ‖S‖² − 2 r x·S + r²: no vector is built anew.
  */
-function cosinesWithoutOneself(
+export function cosinesWithoutOneself(
   data: LabelledFeatures,
   responsibilities: Responsibilities,
   names: Float32Array | undefined,
