@@ -54,17 +54,18 @@ const plain = 'plain prototype';
 export const fewshot: Benchmark = {
   name: 'fewshot',
   about: 'few-shot episodes on unseen classes: frozen-encoder floors, heads, and a meta-trained encoder',
-  async run({ quick }) {
+  async run({ quick, only }) {
     const encoder = await loadEncoder();
     await using features = new CachedFeatures(encoder, quick ? { cache: false } : {});
     const rows: Row[] = [];
-    for (const source of sources(quick)) {
+    for (const source of only?.includes('frozen') === false ? [] : sources(quick)) {
       for (const ways of source.ways) rows.push(...(await measured(source, ways, quick, encoder, features)));
       if (!quick) rows.push(...(await distances(source, features)));
       const { name, datasets: folds } = source;
       rows.push(...(await headRows({ name, folds, ways: quick ? [5] : headWays[name]! }, features, quick)));
     }
-    rows.push(...(await textMetaRows(sources(quick).map(metaSource), encoder, quick)));
+    if (only?.includes('meta') !== false)
+      rows.push(...(await textMetaRows(sources(quick).map(metaSource), encoder, quick)));
     return { rows, seeds: [1, 2, 3, 4, 5] };
   },
 };

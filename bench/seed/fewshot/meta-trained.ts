@@ -7,19 +7,20 @@ import type { Encoder } from '@fewtune/models';
 import {
   adaptEncoder,
   type EpisodeSource,
+  episodeSampler,
+  type LoraAdapter,
   type MetaTextOptions,
+  MetricLearner,
   metaTextDefaults,
   metaTextRecipe,
   metaTrainText,
   readAdapter,
+  textEmbedding,
   writeAdapter,
 } from 'fewtune';
 import { say } from '../../lib/bench.js';
 
-/**
- * The encoder that the recipe makes of a fold's training classes. Training takes minutes, so the adapter is
- * kept beside the features, under a key of settings, data, base and the recipe's version; without such a file it trains.
- */
+/** The encoder that `metaTrainText` makes of a fold's training classes. */
 export async function metaTrained(
   encoder: Encoder,
   train: EpisodeSource,
@@ -29,26 +30,79 @@ export async function metaTrained(
   cache: boolean,
 ): Promise<Encoder> {
   const settings = { ...metaTextDefaults, ...options };
-  const key = createHash('sha256')
-    .update(JSON.stringify({ settings, recipe: metaTextRecipe, base: encoder.fingerprint, train: digest(train) }))
-    .update(JSON.stringify(validation ? digest(validation) : null))
-    .digest('hex');
+  const key = { settings, recipe: metaTextRecipe, train: digest(train), validation: validation && digest(validation) };
+  return adaptEncoder(
+    encoder,
+    await kept(encoder, key, cache, async () => {
+      const run = metaTrainText(encoder, train, { ...options, ...(validation && { validation }) });
+      for await (const { step, steps, loss, validation: accuracy, elapsedMs } of run) {
+        if (step % 20 !== 0 && step !== steps) continue;
+        const seen = accuracy === undefined ? '' : `, validation ${(100 * accuracy).toFixed(2)} %`;
+        say(`${name}: step ${step} of ${steps}, loss ${loss.toFixed(3)}${seen}, ${(elapsedMs / 1000).toFixed(0)} s`);
+      }
+      const { adapter, validation: looks, keptShare } = await run.result;
+      const list = looks.map(({ share, accuracy }) => `${share}: ${(100 * accuracy).toFixed(2)}`).join(', ');
+      say(`${name}: validation by share ${list}; kept ${keptShare}`);
+      return adapter;
+    }),
+  );
+}
+
+/** Rows of an episode are as many as those of a batch of the recipe, and so are the steps. */
+const plainEpisodes = { ways: 12, shots: 3, queries: 3, steps: 120, lr: 4e-4, seed: 7 };
+
+/** The encoder after plain prototypical meta-training: episodes, Euclidean distances, none of the recipe's additions. */
+export async function prototypical(
+  encoder: Encoder,
+  train: EpisodeSource,
+  name: string,
+  cache: boolean,
+): Promise<Encoder> {
+  const { steps, lr, seed, ...shape } = plainEpisodes;
+  const key = { plainEpisodes, version: 1, train: digest(train) };
+  return adaptEncoder(
+    encoder,
+    await kept(encoder, key, cache, async () => {
+      const model = textEmbedding({ encoder });
+      const sampler = episodeSampler({ labels: train.labels, classNames: train.classes, shape, seed });
+      await using learner = new MetricLearner({ model, lr, decaySteps: steps, clipNorm: 1, seed });
+      const batches = () => sampled();
+      function* sampled() {
+        for (const episode of sampler.episodes(steps)) yield [model.taskOf(train, episode)];
+      }
+      const run = learner.metaTrain(batches);
+      for await (const { step, loss, elapsedMs } of run) {
+        if (step % 20 === 0)
+          say(`${name}: episode ${step}, loss ${loss.toFixed(3)}, ${(elapsedMs / 1000).toFixed(0)} s`);
+      }
+      await run.result;
+      return model.adapterOf(learner.weights);
+    }),
+  );
+}
+
+/**
+ * Training takes minutes, so what was learned is kept beside the features, under a key of settings, data, base and the
+ * recipe's version; without it `train` is run.
+ */
+async function kept(
+  encoder: Encoder,
+  key: object,
+  cache: boolean,
+  train: () => Promise<LoraAdapter>,
+): Promise<LoraAdapter> {
+  if (!cache) return train();
   const root =
     process.env.FEWTUNE_CACHE || path.join(process.env.XDG_CACHE_HOME || path.join(homedir(), '.cache'), 'fewtune');
-  const folder = path.join(root, 'bench', 'meta-trained', key.slice(0, 32));
-  if (cache && existsSync(folder)) return adaptEncoder(encoder, await readAdapter(folder));
-  const run = metaTrainText(encoder, train, { ...options, ...(validation && { validation }) });
-  for await (const { step, steps, loss, validation: accuracy, elapsedMs } of run) {
-    if (step % 50 !== 0 && step !== steps) continue;
-    const seen = accuracy === undefined ? '' : `, validation ${(100 * accuracy).toFixed(2)} %`;
-    say(`${name}: step ${step} of ${steps}, loss ${loss.toFixed(3)}${seen}, ${(elapsedMs / 1000).toFixed(0)} s`);
-  }
-  const { encoder: tuned, adapter } = await run.result;
-  if (cache) {
-    await mkdir(path.dirname(folder), { recursive: true });
-    await writeAdapter(folder, adapter);
-  }
-  return tuned;
+  const name = createHash('sha256')
+    .update(JSON.stringify({ ...key, base: encoder.fingerprint }))
+    .digest('hex');
+  const folder = path.join(root, 'bench', 'meta-trained', name.slice(0, 32));
+  if (existsSync(folder)) return readAdapter(folder);
+  const adapter = await train();
+  await mkdir(path.dirname(folder), { recursive: true });
+  await writeAdapter(folder, adapter);
+  return adapter;
 }
 
 const digest = ({ texts, labels, classes }: EpisodeSource) =>

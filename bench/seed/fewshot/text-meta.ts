@@ -1,5 +1,6 @@
 import type { Encoder } from '@fewtune/models';
 import {
+  attentionPrototypeHead,
   CachedFeatures,
   type ClassDistances,
   classDistances,
@@ -9,6 +10,7 @@ import {
   headLogits,
   intoSubspace,
   type LinearHead,
+  labelText,
   type MetaDataset,
   prototypeHead,
   subspacePrototypeHead,
@@ -18,7 +20,7 @@ import {
 import { say } from '../../lib/bench.js';
 import { type Row, row } from '../../lib/report.js';
 import { mean, studentInterval } from '../../lib/statistics.js';
-import { metaTrained } from './meta-trained.js';
+import { metaTrained, prototypical } from './meta-trained.js';
 
 /** The class folds of a data set, the shapes measured on them, and what is asked of the meta-trained encoder. */
 export interface MetaSource {
@@ -39,18 +41,24 @@ export interface EpisodeFigures {
 const [SHOTS, QUERIES] = [5, 5];
 const frozenPlain = 'frozen encoder, plain prototype';
 const metaPlain = 'meta-trained, plain prototype';
-const metaImproved = 'meta-trained, prototype in the support’s subspace';
+const metaSubspace = 'meta-trained, prototype in the support’s subspace';
+const metaImproved = 'meta-trained, improved prototype';
+const episodicPlain = 'plain prototypical meta-training, plain prototype';
+/** Folds that are also meta-trained without the recipe: it costs as much again. */
+const EPISODIC_FOLDS = 1;
 
-/** Rows of a fold's unseen classes under one encoder. */
+/** Rows of a fold's unseen classes under one encoder, and the names of its classes. */
 interface Embedded {
   readonly hidden: number;
   readonly features: Float32Array;
+  readonly names: Float32Array;
 }
 
 interface FoldFeatures {
   readonly source: EpisodeSource;
   readonly frozen: Embedded;
   readonly tuned: Embedded;
+  readonly episodic?: Embedded;
 }
 
 /**
@@ -65,11 +73,13 @@ export async function textMetaRows(sources: readonly MetaSource[], encoder: Enco
       const name = `${source.name}, fold ${index + 1}`;
       const options = quick ? { steps: 2, validation: undefined } : {};
       const tuned = await metaTrained(encoder, train, quick ? undefined : validation, options, name, !quick);
+      const episodic = !quick && index < EPISODIC_FOLDS && (await prototypical(encoder, train, name, true));
       const unseen = quick ? someOf(test) : test;
       folds.push({
         source: unseen,
         frozen: await embedded(encoder, unseen, quick),
         tuned: await embedded(tuned, unseen, quick),
+        ...(episodic && { episodic: await embedded(episodic, unseen, quick) }),
       });
       say(`${name}: features of ${unseen.texts.length} sentences of unseen classes`);
     }
@@ -90,12 +100,13 @@ function someOf({ texts, labels, classes }: EpisodeSource): EpisodeSource {
   };
 }
 
-async function embedded(encoder: Encoder, { texts }: EpisodeSource, quick: boolean): Promise<Embedded> {
-  await using features = new CachedFeatures(encoder, quick ? { cache: false } : {});
-  return { hidden: features.hidden, features: await features.features(texts) };
+async function embedded(encoder: Encoder, { texts, classes }: EpisodeSource, quick: boolean): Promise<Embedded> {
+  await using source = new CachedFeatures(encoder, quick ? { cache: false } : {});
+  const [features, names] = [await source.features(texts), await source.features(classes.map(labelText))];
+  return { hidden: source.hidden, features, names };
 }
 
-const pick = ({ hidden, features }: Embedded, rows: Int32Array): Float32Array => {
+const pick = ({ hidden, features }: Pick<Embedded, 'hidden' | 'features'>, rows: Int32Array): Float32Array => {
   const out = new Float32Array(rows.length * hidden);
   rows.forEach((at, i) => {
     out.set(features.subarray(at * hidden, (at + 1) * hidden), i * hidden);
@@ -105,7 +116,7 @@ const pick = ({ hidden, features }: Embedded, rows: Int32Array): Float32Array =>
 
 type Scores = Readonly<Record<string, number>>;
 
-function scoresOf({ frozen, tuned }: FoldFeatures, { classes, support, query }: Episode): Scores {
+function scoresOf({ frozen, tuned, episodic }: FoldFeatures, { classes, support, query }: Episode): Scores {
   const ways = classes.length;
   const labels = wayLabels(ways, SHOTS);
   const answers = wayLabels(ways, QUERIES);
@@ -121,7 +132,11 @@ function scoresOf({ frozen, tuned }: FoldFeatures, { classes, support, query }: 
   return {
     [frozenPlain]: share(frozen, (data) => prototypeHead(data, 1)),
     [metaPlain]: share(tuned, (data) => prototypeHead(data, 1)),
-    [metaImproved]: share(tuned, subspacePrototypeHead),
+    [metaSubspace]: share(tuned, (data) => subspacePrototypeHead(data)),
+    [metaImproved]: share(tuned, (data) =>
+      attentionPrototypeHead({ ...data, names: pick({ ...tuned, features: tuned.names }, classes) }),
+    ),
+    ...(episodic && { [episodicPlain]: share(episodic, (data) => prototypeHead(data, 1)) }),
   };
 }
 
@@ -136,27 +151,37 @@ function accuracyRows(name: string, folds: readonly FoldFeatures[], shape: Episo
   const all = scores.flat();
   const title = `${name} ${ways}-way ${SHOTS}-shot`;
   const line = (method: string, wanted: string | null): Row => {
-    const { mean: centre, low, high } = studentInterval(all.map((entry) => 100 * entry[method]!));
-    const each = scores.map((fold) => (100 * mean(fold.map((entry) => entry[method]!))).toFixed(1)).join(', ');
-    const note = `95 % interval ${low.toFixed(2)} to ${high.toFixed(2)}, ${all.length} episodes; folds ${each}`;
+    const found = scores.filter((fold) => method in fold[0]!);
+    const values = found.flat().map((entry) => 100 * entry[method]!);
+    const { mean: centre, low, high } = studentInterval(values);
+    const each = found.map((fold) => (100 * mean(fold.map((entry) => entry[method]!))).toFixed(1)).join(', ');
+    const note = `95 % interval ${low.toFixed(2)} to ${high.toFixed(2)}, ${values.length} episodes; folds ${each}`;
     return row({ what: `${title}: ${method}`, ours: centre, unit: '%', target: wanted, note });
   };
-  const paired = (method: string): Row[] => {
-    const differences = all.map((entry) => 100 * (entry[method]! - entry[frozenPlain]!));
+  const paired = (method: string, base: string, targets: { gain?: string | null; low?: string } = {}): Row[] => {
+    const both = all.filter((entry) => base in entry);
+    if (both.length === 0) return [];
+    const differences = both.map((entry) => 100 * (entry[method]! - entry[base]!));
     const { mean: centre, low, high } = studentInterval(differences);
-    const note = `mean ${centre.toFixed(2)}, 95 % interval ${low.toFixed(2)} to ${high.toFixed(2)}, ${all.length} episodes`;
-    const what = `${title}: ${method} − ${frozenPlain}, paired`;
+    const note = `mean ${centre.toFixed(2)}, 95 % interval ${low.toFixed(2)} to ${high.toFixed(2)}, ${both.length} episodes`;
+    const what = `${title}: ${method} − ${base}, paired`;
     return [
-      row({ what, ours: centre, unit: 'points', target: gain, note }),
-      row({ what: `${what}, lower end`, ours: low, unit: 'points', target: '> 0', note }),
+      row({ what, ours: centre, unit: 'points', target: targets.gain ?? null, note }),
+      row({ what: `${what}, lower end`, ours: low, unit: 'points', target: targets.low ?? null, note }),
     ];
   };
+  const above = { low: '> 0' };
   return [
     line(frozenPlain, null),
+    ...(episodicPlain in all[0]! ? [line(episodicPlain, null)] : []),
     line(metaPlain, target),
+    line(metaSubspace, target),
     line(metaImproved, target),
-    ...paired(metaPlain),
-    ...paired(metaImproved),
+    ...paired(metaPlain, frozenPlain, { gain }),
+    ...paired(metaSubspace, frozenPlain, { gain }),
+    ...paired(metaImproved, frozenPlain, { gain, ...above }),
+    ...paired(metaImproved, episodicPlain, above),
+    ...paired(metaImproved, metaPlain, above),
   ];
 }
 
