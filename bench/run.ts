@@ -8,6 +8,7 @@ import { encoder } from './seed/encoder.js';
 import { engine, engineParts } from './seed/engine.js';
 import { fewshot } from './seed/fewshot.js';
 import { fewshotProduct } from './seed/fewshot-product.js';
+import { fewshotSpeed } from './seed/fewshot-speed.js';
 import { memory } from './seed/memory.js';
 import { omniglot, omniglotParts } from './seed/omniglot.js';
 import { quickstart } from './seed/quickstart.js';
@@ -20,6 +21,7 @@ const benchmarks: readonly Benchmark[] = [
   encoder,
   fewshot,
   fewshotProduct,
+  fewshotSpeed,
   omniglot,
 ];
 

@@ -95,10 +95,10 @@ export {
 export {
   type EpisodeBatches,
   MetricLearner,
-  type MetricLearnerOptions,
   type MetricTrainEvent,
 } from './methods/metric/metric-learner.js';
 export { type Metric, type MetricHead, metricHeads, metrics } from './methods/metric/metric-loss.js';
+export type { MetricLearnerOptions } from './methods/metric/metric-options.js';
 export type { MetricTask } from './methods/metric/metric-task.js';
 export { prototypeHead } from './methods/metric/prototype.js';
 export { type RidgeFit, ridgeHead, ridgePenalties } from './methods/metric/ridge.js';

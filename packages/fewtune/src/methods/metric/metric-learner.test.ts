@@ -6,7 +6,8 @@ import { conv4 } from '@fewtune/models';
 import { afterAll, describe, expect, test } from 'vitest';
 import { createRandom } from '../../data/random.js';
 import { type EmbeddingModel, imageEmbedding } from './embedding-model.js';
-import { MetricLearner, type MetricLearnerOptions } from './metric-learner.js';
+import { MetricLearner } from './metric-learner.js';
+import type { MetricLearnerOptions } from './metric-options.js';
 import type { MetricTask } from './metric-task.js';
 
 const inputs = 12;
@@ -87,6 +88,27 @@ describe.each<[string, Partial<MetricLearnerOptions>, number]>([
   });
 });
 
+test('a further support row of a way, as the embedding of its name, counts as one more example of it', async () => {
+  await using learner = new MetricLearner({ model: dense() });
+  const { x } = task(1, { ways: 2, shots: 1, queries: 1 });
+  const values = x.rows!.data as Float32Array;
+  const row = (i: number) => values.subarray(inputs * i, inputs * (i + 1));
+  const given = (rows: Float32Array[]) => ({
+    rows: hostTensor(
+      'float32',
+      [rows.length, inputs],
+      rows.flatMap((r) => [...r]),
+    ),
+  });
+  const named = { x: given([row(0), row(1), row(2), row(3)]), support: Int32Array.of(0, 1, 0), queries: 1 };
+  const { data } = await learner.classify(named);
+  const z = (await learner.embed(named.x)).data as Float32Array;
+  const at = (i: number) => z.subarray(8 * i, 8 * (i + 1));
+  const distance = (p: (i: number) => number) => at(3).reduce((sum, value, i) => sum + (value - p(i)) ** 2, 0);
+  const [first, second] = [distance((i) => (at(0)[i]! + at(2)[i]!) / 2), distance((i) => at(1)[i]!)];
+  expect(data[0]).toBeCloseTo(1 / (1 + Math.exp(first - second)), 5);
+});
+
 test('ways, shots and queries may differ from episode to episode', async () => {
   await using learner = new MetricLearner({ model: dense() });
   const mixed = [[task(1, { ways: 2, shots: 1 })], [task(2, { ways: 7, shots: 4, queries: 2 }), task(3)]];
@@ -139,6 +161,7 @@ test('what cannot be learned from is named', async () => {
   const make = (options: object) => () => new MetricLearner({ model: dense(), ...options });
   expect(make({ head: 'siamese' })).toThrow('head is "siamese"; it must be one of prototype, matching, relation');
   expect(make({ lr: 0 })).toThrow('lr is 0');
+  expect(make({ rank: 1.5 })).toThrow('rank is 1.5; it must be a whole number of at least 1');
   expect(make({ start: {} })).toThrow('start: "a.weight" is missing, it must be [24, 12]');
   await using learner = new MetricLearner({ model: dense() });
   const run = (given: Partial<MetricTask>) => learner.metaTrain([[{ ...task(1), ...given }]]).result;
@@ -147,7 +170,10 @@ test('what cannot be learned from is named', async () => {
   await expect(run({ support: Int32Array.of(0, 2) })).rejects.toThrow('way 1 has no row in the support set');
   await expect(run({ query: Int32Array.of(9) })).rejects.toThrow('row 0 of the query set has way 9');
   await expect(run({ x: { rows: hostTensor('float32', [2, 3], new Float32Array(6)) } })).rejects.toThrow(
-    'x: "rows" is float32 [2, 3]; the model takes float32 [rows, 12]',
+    'x: "rows" is float32 [2, 3]; the model takes float32 [rows, 12]; support and queries together are 45 rows',
+  );
+  await expect(run({ query: Int32Array.of(0, 1) })).rejects.toThrow(
+    'x: "rows" is float32 [45, 12]; the model takes float32 [rows, 12]; support and queries together are 17 rows',
   );
   await expect(learner.metaTrain([]).result).rejects.toThrow('epoch 1 has no batch of episodes');
   await expect(learner.metaTrain([[]]).result).rejects.toThrow('a batch has no episode');

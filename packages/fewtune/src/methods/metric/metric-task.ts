@@ -1,8 +1,11 @@
-import { type HostTensor, hostTensor, type Named } from '@fewtune/engine';
+import { type HostTensor, hostTensor, type Named, type TensorSpec } from '@fewtune/engine';
 import { FewtuneError } from '../../errors.js';
 import type { EmbeddingModel } from './embedding-model.js';
 
-/** An episode's data for metric learning. */
+/**
+ * An episode's data for metric learning. A way may have as many support rows as there are: where the names of classes
+ * are known, the embedding of a way's name is simply one more row of it.
+ */
 export interface MetricTask {
   /** Inputs of the model for all rows: the support's first, then the queries'. */
   readonly x: Named<HostTensor>;
@@ -47,6 +50,13 @@ export function episodeFeeds(support: Int32Array, queries: number): Record<strin
   };
 }
 
+/** The specs of {@link episodeFeeds}, of any sizes. */
+export const episodeSpecs: Named<TensorSpec> = {
+  supportRows: { dtype: 'int64', shape: ['support'] },
+  queryRows: { dtype: 'int64', shape: ['queries'] },
+  members: { dtype: 'float32', shape: ['ways', 'support'] },
+};
+
 /** float32 [queries, ways], 1 at the way of each query. @throws FewtuneError LABEL_UNKNOWN */
 export function answersOf({ support, query }: Pick<MetricTask, 'support' | 'query'>): HostTensor {
   const ways = waysOf(support);
@@ -76,19 +86,29 @@ function oneHotRows(labels: Int32Array, ways: number): Float32Array {
   return rows;
 }
 
-/** @throws FewtuneError OPTION_INVALID when inputs are missing, or of another dtype or size than the model's */
-export function checkInputs({ inputs }: Pick<EmbeddingModel, 'inputs'>, x: Named<HostTensor>, what: string): void {
+/**
+ * @param rows how many there must be, where inputs have one row each
+ * @throws FewtuneError OPTION_INVALID when inputs are missing, or of another dtype or size than the model's
+ */
+export function checkInputs(
+  { inputs }: Pick<EmbeddingModel, 'inputs'>,
+  x: Named<HostTensor>,
+  what: string,
+  rows?: number,
+): void {
   for (const [name, { dtype, shape }] of Object.entries(inputs)) {
     const given = x[name];
+    const wanted = shape.map((size) => (size === 'rows' ? (rows ?? size) : size));
     const fits =
       given?.dtype === dtype &&
       given.shape.length === shape.length &&
-      shape.every((size, axis) => typeof size === 'string' || size === given.shape[axis]);
+      wanted.every((size, axis) => typeof size === 'string' || size === given.shape[axis]);
     if (fits) continue;
     const found = given ? `${given.dtype} [${given.shape.join(', ')}]` : 'missing';
+    const why = rows === undefined ? '' : `; support and queries together are ${rows} rows`;
     throw new FewtuneError(
       'OPTION_INVALID',
-      `${what}: "${name}" is ${found}; the model takes ${dtype} [${shape.join(', ')}].`,
+      `${what}: "${name}" is ${found}; the model takes ${dtype} [${shape.join(', ')}]${why}.`,
     );
   }
 }

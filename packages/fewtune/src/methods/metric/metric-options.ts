@@ -1,0 +1,71 @@
+import type { HostTensor, Named } from '@fewtune/engine';
+import { FewtuneError } from '../../errors.js';
+import type { EmbeddingModel } from './embedding-model.js';
+import { type MetricLossOptions, metricHeads, metrics } from './metric-loss.js';
+
+export interface MetricLearnerOptions extends Partial<MetricLossOptions> {
+  readonly model: EmbeddingModel;
+  /** Largest rate of Adam; 0.001 when left out. */
+  readonly lr?: number;
+  /** Steps over which the rate falls to 0, after rising for a tenth of them; it is constant when left out. */
+  readonly decaySteps?: number;
+  readonly weightDecay?: number;
+  /** Largest norm of the gradient; unlimited when left out. */
+  readonly clipNorm?: number;
+  /** The `params` of a learner of the same model and head, to go on from. */
+  readonly start?: Named<HostTensor>;
+  readonly threads?: number;
+}
+
+/** What a learner's training depends on, besides its model. */
+export type MetricSettings = MetricLossOptions &
+  Required<Pick<MetricLearnerOptions, 'lr' | 'weightDecay'>> &
+  Pick<MetricLearnerOptions, 'decaySteps' | 'clipNorm'>;
+
+const defaults = {
+  head: 'prototype',
+  metric: 'euclidean',
+  attention: false,
+  dimensionWeights: false,
+  viewContrast: 0,
+  viewTemperature: 0.05,
+  correlation: 0,
+  relationHidden: 64,
+  lr: 1e-3,
+  weightDecay: 0,
+  seed: 7,
+} as const;
+
+/** Options with their defaults. Distances are left as they are, cosines scaled by 10 or what is learned from there. */
+export function metricSettings(given: Partial<MetricSettings>): MetricSettings {
+  const cosine = given.head === 'matching' || given.metric === 'cosine';
+  const settings = { ...defaults, scale: cosine ? 10 : 1, learnScale: cosine, ...given };
+  check(settings);
+  return settings;
+}
+
+/** @throws FewtuneError OPTION_INVALID */
+function check(options: MetricSettings): void {
+  const wrong = (message: string) => new FewtuneError('OPTION_INVALID', message);
+  const named = { head: metricHeads, metric: metrics } as const;
+  for (const [name, known] of Object.entries(named)) {
+    const value = options[name as keyof typeof named];
+    if (!(known as readonly string[]).includes(value)) {
+      throw wrong(`${name} is ${JSON.stringify(value)}; it must be one of ${known.join(', ')}.`);
+    }
+  }
+  for (const name of ['lr', 'scale', 'viewTemperature', 'clipNorm'] as const) {
+    const value = options[name];
+    if (value === undefined || (Number.isFinite(value) && value > 0)) continue;
+    throw wrong(`${name} is ${value}; it must be a number above 0.`);
+  }
+  for (const name of ['viewContrast', 'correlation', 'weightDecay'] as const) {
+    const value = options[name];
+    if (!(Number.isFinite(value) && value >= 0)) throw wrong(`${name} is ${value}; it must be a number from 0 up.`);
+  }
+  for (const name of ['relationHidden', 'rank', 'decaySteps'] as const) {
+    const value = options[name];
+    if (value === undefined || (Number.isInteger(value) && value >= 1)) continue;
+    throw wrong(`${name} is ${value}; it must be a whole number of at least 1.`);
+  }
+}
