@@ -25,13 +25,18 @@ interface RunLength {
 export function configurationOf(bilevel: Bilevel, { epochs = 1, batchesPerEpoch }: RunLength): Record<string, unknown> {
   const { variant, innerLr, innerSteps, metaLr, metaSchedule, clipNorm, loss, proximal, transductive, model } = bilevel;
   const weights = Object.entries(model.weights).map(([name, { shape }]) => `${name} [${shape.join(', ')}]`);
-  const frozen = createHash('sha256');
-  for (const [name, { data }] of Object.entries(model.frozen ?? {})) {
-    frozen.update(name).update(new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
-  }
   const outer = { metaLr, metaSchedule, clipNorm: clipNorm ?? null, epochs, batchesPerEpoch: batchesPerEpoch ?? null };
   const own = { variant, innerLr, innerSteps, ...outer, loss, proximal, transductive };
-  return { ...own, weights, frozen: frozen.digest('hex') };
+  return { ...own, weights, frozen: digestOf(model.frozen) };
+}
+
+/** One text for the names and values of tensors that do not change in a run. */
+export function digestOf(tensors: Named<HostTensor> = {}): string {
+  const hash = createHash('sha256');
+  for (const [name, { data }] of Object.entries(tensors)) {
+    hash.update(name).update(new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
+  }
+  return hash.digest('hex');
 }
 
 /** Written beside and then renamed, so that a run that is killed leaves the checkpoint before. */

@@ -2,6 +2,7 @@ import type { HostTensor, Named } from '@fewtune/engine';
 import { FewtuneError } from '../../errors.js';
 import { type Run, startRun } from '../../run.js';
 import { type EpochOptions, type EpochResult, runEpochs } from '../epochs.js';
+import { digestOf } from '../meta/meta-checkpoint.js';
 import { checkStart } from '../named.js';
 import type { EmbeddingModel } from './embedding-model.js';
 import { headParams } from './metric-loss.js';
@@ -50,7 +51,7 @@ export class MetricLearner {
   private training = false;
 
   constructor({ model, start, threads, ...given }: MetricLearnerOptions) {
-    this.options = metricSettings(given);
+    this.options = metricSettings(given, model.dim);
     this.model = model;
     this.threads = threads;
     this.programs = new MetricPrograms(model, this.options, threads);
@@ -156,6 +157,6 @@ export class MetricLearner {
   private configuration(): Record<string, unknown> {
     const shapes = (tensors: Named<HostTensor>) =>
       Object.entries(tensors).map(([name, { shape }]) => `${name} [${shape.join(', ')}]`);
-    return { ...this.options, params: shapes(this.learned), frozen: shapes(this.model.frozen ?? {}) };
+    return { ...this.options, params: shapes(this.learned), frozen: digestOf(this.model.frozen) };
   }
 }

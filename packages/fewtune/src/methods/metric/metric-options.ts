@@ -36,16 +36,20 @@ const defaults = {
   seed: 7,
 } as const;
 
-/** Options with their defaults. Distances are left as they are, cosines scaled by 10 or what is learned from there. */
-export function metricSettings(given: Partial<MetricSettings>): MetricSettings {
+/**
+ * Options with their defaults, for embeddings of `dim` numbers. Distances are left as they are, cosines scaled by 10 or what is learned
+ * from there.
+ *
+ * @throws FewtuneError OPTION_INVALID
+ */
+export function metricSettings(given: Partial<MetricSettings>, dim: number): MetricSettings {
   const cosine = given.head === 'matching' || given.metric === 'cosine';
   const settings = { ...defaults, scale: cosine ? 10 : 1, learnScale: cosine, ...given };
-  check(settings);
+  check(settings, dim);
   return settings;
 }
 
-/** @throws FewtuneError OPTION_INVALID */
-function check(options: MetricSettings): void {
+function check(options: MetricSettings, dim: number): void {
   const wrong = (message: string) => new FewtuneError('OPTION_INVALID', message);
   const named = { head: metricHeads, metric: metrics } as const;
   for (const [name, known] of Object.entries(named)) {
@@ -67,5 +71,13 @@ function check(options: MetricSettings): void {
     const value = options[name];
     if (value === undefined || (Number.isInteger(value) && value >= 1)) continue;
     throw wrong(`${name} is ${value}; it must be a whole number of at least 1.`);
+  }
+  const { head, metric, attention, dimensionWeights, rank = dim } = options;
+  // A row of the map beyond the embedding's numbers would start at 0, and have no gradient there.
+  if (rank > dim) throw wrong(`rank is ${rank}; an embedding has ${dim} numbers, and the map at most as many rows.`);
+  // What would have no effect is refused, so that nobody believes to have measured it.
+  if (attention && head !== 'prototype') throw wrong(`attention is of prototypes; a ${head} head has none to weigh.`);
+  if (dimensionWeights && (head !== 'prototype' || metric === 'cosine')) {
+    throw wrong('dimensionWeights are of distances to prototypes: head prototype, metric euclidean or mahalanobis.');
   }
 }
