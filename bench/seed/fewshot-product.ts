@@ -20,7 +20,7 @@ interface Shares {
 
 /**
  * Banking77 with five examples a class: trained on 70 classes and taught the other seven one after the other, against
- * trained on all 77. The model is loaded from its folder, as in use, so the first lesson reads the files again.
+ * trained on all 77. The model is loaded from its folder, as in use.
  */
 export const fewshotProduct: Benchmark = {
   name: 'fewshot-product',
@@ -88,7 +88,7 @@ async function measured(
       ours: median(seconds),
       unit: 's',
       target: '< 1',
-      note: `median of ${seconds.length}, longest ${Math.max(...seconds).toFixed(2)} s; held-out check and reopening included`,
+      note: `median of ${seconds.length}, longest ${Math.max(...seconds).toFixed(2)} s; held-out check included`,
     }),
     line(`77 classes, ${LATER} of them learned later`, 'all', '>= 0.99x peer'),
     line(`the ${LATER} learned later`, 'later'),

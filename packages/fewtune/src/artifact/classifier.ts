@@ -1,4 +1,5 @@
 import { FewtuneError } from '../errors.js';
+import { headLogits, type LinearHead } from './linear-head.js';
 import type { Manifest } from './manifest.js';
 import { type Neighbour, nearestSupports } from './neighbours.js';
 import type { ClassifierSession, RunOptions } from './session.js';
@@ -22,16 +23,23 @@ export interface PredictOptions extends RunOptions {
   readonly explain?: number;
 }
 
-/** What a model is at one time: these three belong together. */
+/** What a model is at one time: these belong together. */
 export interface ModelState {
   readonly report: ModelReport;
   readonly session: ClassifierSession;
   /** Absent for methods without features and for folders of version 0.1.0. */
-  readonly support?: KeptSupport;
+  readonly learned?: {
+    readonly support: KeptSupport;
+    /** Before the calibration temperature. */
+    readonly head: LinearHead;
+    /** Whether it is another than the one in the session's graph. */
+    readonly isChanged: boolean;
+  };
 }
 
 /**
- * A text classifier that runs. Just trained or loaded from its folder, it answers through the same ONNX graph.
+ * A text classifier that runs. Just trained or loaded from its folder, it answers through the same ONNX graph; once
+ * classes were learned or forgotten, through the graph's features and the new head, as it will be saved.
  *
  * @example
  * const model = await load('models/tickets');
@@ -59,7 +67,8 @@ export class Classifier {
    * @throws FewtuneError INTERRUPTED
    */
   logits(texts: readonly string[], options?: RunOptions): Promise<Float32Array> {
-    return this.state.session.logits(texts, options);
+    const { state } = this;
+    return state.session.run(texts, options).then((outputs) => currentLogits(state, outputs));
   }
 
   /**
@@ -70,14 +79,16 @@ export class Classifier {
    */
   async predict(texts: readonly string[], options: PredictOptions = {}): Promise<Prediction[]> {
     const { explain, ...runOptions } = options;
-    const { report, session } = this.state;
+    const { state } = this;
+    const { report, session } = state;
     refuseBlank(texts, 'classify');
     const support = explain === undefined ? undefined : this.supportFor('explain predictions', explain);
-    const { logits, features } = await session.run(texts, runOptions);
-    const nearest = support && nearestSupports(features!, support, report.labels, explain!);
+    const outputs = await session.run(texts, runOptions);
+    const logits = currentLogits(state, outputs);
+    const nearest = support && nearestSupports(outputs.features!, support, report.labels, explain!);
     const classes = report.labels.length;
     return texts.map((_, row) => ({
-      ...prediction(logits!.subarray(row * classes, (row + 1) * classes), report.labels),
+      ...prediction(logits.subarray(row * classes, (row + 1) * classes), report.labels),
       ...(nearest && { nearest: nearest[row]! }),
     }));
   }
@@ -109,17 +120,22 @@ export class Classifier {
 
   /** @throws FewtuneError MODEL_UNSUPPORTED, saying why there is none; OPTION_INVALID for a count that is no count */
   protected supportFor(purpose: string, count = 1): KeptSupport {
-    const { report, session, support } = this.state;
+    const { report, learned } = this.state;
     if (!Number.isSafeInteger(count) || count < 1) {
       throw new FewtuneError('OPTION_INVALID', `${count} nearest examples: give a whole number, 1 or more.`);
     }
-    if (support !== undefined && session.hasFeatures) return support;
+    if (learned !== undefined) return learned.support;
     const why =
       report.encoder === undefined
         ? `the method ${report.method.name} has no sentence features. Train with prototype, linear, lora or full`
         : 'it keeps no examples, as models of fewtune 0.1.0. Train it again';
     throw new FewtuneError('MODEL_UNSUPPORTED', `this model cannot ${purpose}: ${why}.`);
   }
+}
+
+function currentLogits({ report, learned }: ModelState, outputs: Readonly<Record<string, Float32Array>>): Float32Array {
+  if (!learned?.isChanged) return outputs.logits!;
+  return headLogits(learned.head, outputs.features!).map((logit) => logit / report.temperature);
 }
 
 function refuseBlank(texts: readonly string[], purpose: string): void {

@@ -4,6 +4,7 @@ import type { z } from 'zod';
 import { FewtuneError } from '../errors.js';
 import type { ModelState } from './classifier.js';
 import { type Manifest, manifestFile, manifestSchema } from './manifest.js';
+import { readHead } from './onnx-head.js';
 import { sha256Of, unseal } from './sealed.js';
 import { ClassifierSession } from './session.js';
 import { readSupport } from './support.js';
@@ -26,7 +27,7 @@ const manifestSizeLimit = 64 * 2 ** 20;
 export async function openModel(folder: string, options: LoadOptions = {}): Promise<ModelState> {
   const { manifest, files } = await readFolder(folder);
   const onnxFile = options.weights === 'quantized' ? 'onnx/model_quantized.onnx' : 'onnx/model.onnx';
-  for (const needed of ['tokenizer.json', 'tokenizer_config.json', onnxFile]) {
+  for (const needed of ['tokenizer.json', 'tokenizer_config.json', 'onnx/model.onnx', onnxFile]) {
     if (!files.has(needed)) {
       throw new FewtuneError(
         'MODEL_CORRUPT',
@@ -38,7 +39,8 @@ export async function openModel(folder: string, options: LoadOptions = {}): Prom
   const { threads } = options;
   const session = await ClassifierSession.open(files, { onnxFile, ...(threads === undefined ? {} : { threads }) });
   const support = readSupport(files, manifest, folder);
-  return { report, session, ...(support && { support }) };
+  if (support === undefined) return { report, session };
+  return { report, session, learned: { support, head: readHead(files.get('onnx/model.onnx')!), isChanged: false } };
 }
 
 /** Every file that the manifest of a folder lists, checked. @throws FewtuneError as {@link openModel} */

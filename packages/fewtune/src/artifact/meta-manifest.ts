@@ -37,6 +37,8 @@ export const metaManifestSchema = z.object({
   steps: z.number().int(),
   /** The step whose weights were kept. */
   keptStep: z.number().int(),
+  /** The share of the update that was kept. */
+  keptShare: z.number(),
   seed: z.number().int(),
   seconds: z.number(),
   files: fileList,

@@ -7,14 +7,7 @@ import {
   toOnnxTensor,
   writeOnnx,
 } from '@fewtune/engine';
-
-/** A linear classifier over features: logits = x Wᵀ + b. */
-export interface LinearHead {
-  /** [classes, hidden], row-major. */
-  readonly weight: Float32Array;
-  /** [classes] */
-  readonly bias: Float32Array;
-}
+import type { LinearHead } from './linear-head.js';
 
 /** The names of the head's initialisers in `model.onnx`. */
 export const headNames = { weight: 'classifier.weight', bias: 'classifier.bias' } as const;

@@ -1,9 +1,10 @@
 import { constant, div, exportOnnx, scalar, type Tensor } from '@fewtune/engine';
 import type { ModelReport } from './classifier.js';
 import type { ClassifierGraph } from './graph.js';
+import type { LinearHead } from './linear-head.js';
 import { manifestFile, printManifest } from './manifest.js';
 import { modelCard } from './model-card.js';
-import { type LinearHead, replaceHead } from './onnx-head.js';
+import { replaceHead } from './onnx-head.js';
 import { quantizeOnnx } from './quantize.js';
 import { listFiles } from './sealed.js';
 import { textOf } from './session.js';
@@ -33,7 +34,7 @@ export function packModel(
   ]);
 }
 
-/** The running parts with other labels and another head; tokenizer, encoder and temperature stay. */
+/** The running parts with these labels and this head; tokenizer, encoder and temperature stay. */
 export function repackModel(
   packed: ReadonlyMap<string, Uint8Array | string>,
   { labels, head, support }: { labels: readonly string[]; head: LinearHead; support: KeptSupport },

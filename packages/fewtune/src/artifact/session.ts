@@ -39,11 +39,6 @@ export class ClassifierSession {
     return new ClassifierSession(tokenizer, onnx);
   }
 
-  /** Whether the file gives the features that its head reads. */
-  get hasFeatures(): boolean {
-    return this.onnx.outputs.includes('features');
-  }
-
   /**
    * Calibrated logits [texts.length, classes], row-major: a softmax gives the confidences.
    *

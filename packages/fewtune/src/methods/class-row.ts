@@ -1,4 +1,4 @@
-import type { LinearHead } from '../artifact/onnx-head.js';
+import type { LinearHead } from '../artifact/linear-head.js';
 
 /** One class of a linear head. */
 export interface ClassRow {

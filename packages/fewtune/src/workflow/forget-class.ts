@@ -1,6 +1,6 @@
 import type { ModelReport } from '../artifact/classifier.js';
+import type { LinearHead } from '../artifact/linear-head.js';
 import type { ModelChange } from '../artifact/manifest.js';
-import type { LinearHead } from '../artifact/onnx-head.js';
 import type { ClassifierSession } from '../artifact/session.js';
 import { type KeptSupport, rowsOf } from '../artifact/support.js';
 import { classKey } from '../data/class-split.js';

@@ -1,4 +1,4 @@
-import type { LinearHead } from '../artifact/onnx-head.js';
+import type { LinearHead } from '../artifact/linear-head.js';
 import type { KeptSupport } from '../artifact/support.js';
 import { FewtuneError, throwIfAborted } from '../errors.js';
 import { argmaxRows } from '../evaluation/metrics.js';

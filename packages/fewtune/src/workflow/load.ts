@@ -13,10 +13,10 @@ import { TrainedModel } from './trained-model.js';
  */
 export async function load(folder: string, options: LoadOptions = {}): Promise<TrainedModel> {
   const state = await openModel(folder, options);
-  // What predicting does not need is read when the model is changed or saved, and not held until then.
+  // What is needed for saving only is read then, and not held until then.
   const files = async () => {
     const { manifest, files: found } = await readFolder(folder);
-    if (manifest.created !== state.report.created || manifest.changes?.length !== state.report.changes?.length) {
+    if (manifest.created !== state.report.created) {
       throw new FewtuneError(
         'MODEL_CORRUPT',
         `${folder}: another model was written there since this one was opened. Load it again.`,
@@ -24,5 +24,5 @@ export async function load(folder: string, options: LoadOptions = {}): Promise<T
     }
     return found;
   };
-  return new TrainedModel(state, files, options);
+  return new TrainedModel(state, files, { isQuantized: options.weights === 'quantized' });
 }

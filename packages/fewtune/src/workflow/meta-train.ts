@@ -58,11 +58,11 @@ const optionsSchema = z.strictObject({
   steps: count.optional(),
   lr: z.number().positive().optional(),
   classesPerBatch: z.number().int().min(2).optional(),
-  perClass: z.number().int().min(2).optional(),
+  perClass: z.union([z.number().int().min(2), z.literal('auto')]).optional(),
   temperature: z.number().positive().optional(),
   tokenDropout: z.number().min(0).max(0.9).optional(),
   weightDecay: z.number().min(0).optional(),
-  interpolation: z.number().min(0).max(1).optional(),
+  interpolation: z.union([z.number().min(0).max(1), z.literal('auto')]).optional(),
   validateEvery: count.optional(),
   patience: count.optional(),
 });
@@ -162,7 +162,7 @@ async function metaTrained(
     });
   }
   const trained = await run.result;
-  const { steps, keptStep, validation: looks, classes } = trained;
+  const { steps, keptStep, keptShare, validation: looks, classes } = trained;
   const adapter = roundedToHalf(trained.adapter); // as it is saved: half the size, and measured as it will be used
   const encoder = adaptEncoder(base, adapter);
   tell('measure', 0.95);
@@ -186,6 +186,7 @@ async function metaTrained(
     measured,
     steps,
     keptStep,
+    keptShare,
     seed,
     seconds: (performance.now() - began) / 1000,
   };
@@ -218,7 +219,8 @@ function looksMeasured(
   { classes }: EpisodeSource,
 ): MetaReport['measured'] {
   if (looks.length === 0) return [];
-  const at = (step: number) => looks.find((look) => look.step === step)!.accuracy;
+  // Of a step there is a look at each share of its update; the best was kept.
+  const at = (step: number) => Math.max(...looks.flatMap((look) => (look.step === step ? [look.accuracy] : [])));
   const how = `${episodes(classes.length)}; the best of ${looks.length} looks, so slightly optimistic`;
   return [{ on: 'validation', classes: classes.length, before: at(0), after: at(keptStep), how }];
 }

@@ -3,6 +3,7 @@ import type { Candidate, OutOfFold } from '../advisor/cross-validate.js';
 import { race } from '../advisor/race.js';
 import type { ModelReport } from '../artifact/classifier.js';
 import type { EvaluatedOn, Metrics } from '../artifact/manifest.js';
+import { readHead } from '../artifact/onnx-head.js';
 import { packModel } from '../artifact/pack.js';
 import { sha256Of } from '../artifact/sealed.js';
 import { ClassifierSession } from '../artifact/session.js';
@@ -148,6 +149,11 @@ async function learn(data: TextDataset, options: TrainOptions, log: StageLog): P
   const packed = packModel(await fitted.graph(), learned.classes, temperature, support);
   await fitted.dispose?.();
 
+  const learnedState = support && {
+    support,
+    head: readHead(packed.get('onnx/model.onnx') as Uint8Array),
+    isChanged: false,
+  };
   const session = await ClassifierSession.open(packed, { threads: options.threads });
   log.emit('evaluate', 0);
   const measured = await measure();
@@ -185,7 +191,7 @@ async function learn(data: TextDataset, options: TrainOptions, log: StageLog): P
     ...measured,
     advice,
   };
-  return new TrainedModel({ report, session, ...(support && { support }) }, async () => packed, options);
+  return new TrainedModel({ report, session, ...(learnedState && { learned: learnedState }) }, async () => packed);
 
   async function measure(): Promise<{ metrics: Metrics; evaluatedOn: EvaluatedOn }> {
     if (test === undefined) {

@@ -1,30 +1,28 @@
 import { Classifier, type ModelState } from '../artifact/classifier.js';
 import { writeFolder } from '../artifact/folder.js';
-import { readHead } from '../artifact/onnx-head.js';
 import { completeFolder, repackModel } from '../artifact/pack.js';
-import { ClassifierSession, type ModelFiles } from '../artifact/session.js';
+import type { ModelFiles } from '../artifact/session.js';
 import { describeSupport } from '../artifact/support.js';
 import { FewtuneError, throwIfAborted } from '../errors.js';
 import { version } from '../version.js';
 import { type ChangeableHead, type Changed, type Forgotten, forgetClass } from './forget-class.js';
 import { type Learned, type LearnOptions, learnClass } from './learn-class.js';
 
-export interface ModelOptions {
-  readonly threads?: number;
-  readonly weights?: 'fp32' | 'quantized';
-}
-
 /** A classifier with all it is saved as: just trained or loaded, it runs, learns and forgets classes, and saves itself. */
 export class TrainedModel extends Classifier {
-  private files: () => Promise<ModelFiles>;
-  private readonly options: ModelOptions;
+  private readonly files: () => Promise<ModelFiles>;
+  private readonly isQuantized: boolean;
   /** The change under way; the next one waits for it. */
   private changing: Promise<unknown> = Promise.resolve();
 
-  constructor(state: ModelState, files: () => Promise<ModelFiles>, { threads, weights = 'fp32' }: ModelOptions = {}) {
+  /**
+   * @param files its running parts, whatever head and labels they have: saving writes those of now
+   * @param options.isQuantized whether the session runs the int8 weights
+   */
+  constructor(state: ModelState, files: () => Promise<ModelFiles>, { isQuantized = false } = {}) {
     super(state);
     this.files = files;
-    this.options = { weights, ...(threads === undefined ? {} : { threads }) };
+    this.isQuantized = isQuantized;
   }
 
   /**
@@ -35,8 +33,10 @@ export class TrainedModel extends Classifier {
   async save(folder: string, options: { signal?: AbortSignal } = {}): Promise<void> {
     await this.changing.catch(() => {}); // whoever asked for the change is told
     throwIfAborted(options.signal);
-    const files = completeFolder(await this.files(), this.report);
-    await writeFolder(folder, files);
+    const { report, learned } = this.state;
+    const packed = await this.files();
+    const current = learned === undefined ? packed : repackModel(packed, { ...learned, labels: report.labels });
+    await writeFolder(folder, completeFolder(current, report));
   }
 
   /**
@@ -67,29 +67,26 @@ export class TrainedModel extends Classifier {
   }
 
   /** Runs changes one after the other; the model is replaced only when the whole of one has succeeded. */
-  private change<Result>(work: (before: ChangeableHead) => Promise<Changed<Result>>): Promise<Result> {
+  private change<Result>(
+    work: (before: ChangeableHead) => Changed<Result> | Promise<Changed<Result>>,
+  ): Promise<Result> {
     const run = this.changing
       .catch(() => {})
       .then(async () => {
-        const { report, session } = this.state;
         const support = this.supportFor('learn or forget classes');
-        if (this.options.weights === 'quantized') {
+        if (this.isQuantized) {
           throw new FewtuneError(
             'MODEL_UNSUPPORTED',
             'this model was opened with its int8 weights, which heads are not computed for. Open it with its float32 ' +
               'weights, change it and save it: the int8 file is made anew.',
           );
         }
-        const packed = await this.files();
-        const head = readHead(packed.get('onnx/model.onnx') as Uint8Array);
-        const changed = await work({ report, support, head, session });
-        const files = repackModel(packed, changed);
-        const reopened = await ClassifierSession.open(files, this.options);
+        const { report, session, learned } = this.state;
+        const changed = await work({ report, support, head: learned!.head, session });
         const entry = { ...changed.change, at: new Date().toISOString(), library: version };
-        this.files = async () => files;
         this.state = {
-          session: reopened,
-          support: changed.support,
+          session,
+          learned: { support: changed.support, head: changed.head, isChanged: true },
           report: {
             ...report,
             labels: [...changed.labels],
@@ -97,7 +94,6 @@ export class TrainedModel extends Classifier {
             changes: [...(report.changes ?? []), entry],
           },
         };
-        await session.dispose();
         return changed.result;
       });
     this.changing = run;

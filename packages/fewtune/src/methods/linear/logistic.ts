@@ -1,9 +1,8 @@
 import { compile, hostTensor, linear, logSoftmax, mul, neg, sum, valueAndGrad } from '@fewtune/engine';
-import type { LinearHead } from '../../artifact/onnx-head.js';
+import { headLogits, type LinearHead } from '../../artifact/linear-head.js';
 import { lbfgs } from '../optimise/lbfgs.js';
-import { affineRows } from './affine-rows.js';
 
-export type { LinearHead };
+export { headLogits, type LinearHead };
 
 /** Rows to learn from. */
 export interface FeatureRows {
@@ -109,15 +108,6 @@ export async function createLogisticSolver(
 export function headOf(parameters: Float64Array, classes: number): LinearHead {
   const size = parameters.length - classes;
   return { weight: new Float32Array(parameters.subarray(0, size)), bias: new Float32Array(parameters.subarray(size)) };
-}
-
-/** Logits [rows, classes] of features [rows, hidden]. */
-export function headLogits(head: LinearHead, features: Float32Array): Float32Array {
-  const classes = head.bias.length;
-  const hidden = head.weight.length / classes;
-  const out = new Float32Array((features.length / hidden) * classes);
-  affineRows(features, head.weight, head.bias, hidden, out);
-  return out;
 }
 
 /** Some of the rows, copied. */

@@ -1,5 +1,5 @@
+import { affineRows } from '../../artifact/affine-rows.js';
 import { unitRows } from '../../evaluation/distances.js';
-import { affineRows } from '../linear/affine-rows.js';
 import { classMeans, type LabelledFeatures } from './class-means.js';
 
 /**
