@@ -1,6 +1,6 @@
+import { affineRows } from '../../../artifact/affine-rows.js';
 import { FewtuneError } from '../../../errors.js';
 import { softmaxRows } from '../../../evaluation/calibration.js';
-import { affineRows } from '../../linear/affine-rows.js';
 import { lbfgs } from '../../optimise/lbfgs.js';
 import { classMeans, type LabelledFeatures } from '../class-means.js';
 import { type BatchAnswer, queryBalance } from './query-balance.js';
