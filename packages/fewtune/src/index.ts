@@ -53,6 +53,7 @@ export type { EpochOptions, EpochResult } from './methods/epochs.js';
 export { CachedFeatures, type FeatureOptions } from './methods/features.js';
 export { labelText } from './methods/label-names.js';
 export { headLogits, type LinearHead } from './methods/linear/logistic.js';
+export { type AdaptTextOptions, adaptText } from './methods/meta/adapt-text.js';
 export {
   type LoraEncoder,
   type LoraEncoderOptions,
@@ -76,6 +77,15 @@ export type { MetaSchedule } from './methods/meta/meta-step.js';
 export type { MetaTrainEvent, MetaTrainOptions, MetaTrainResult, TaskBatches } from './methods/meta/meta-train.js';
 export { type MlpOptions, mlp } from './methods/meta/mlp.js';
 export { type MamlVariant, mamlVariants } from './methods/meta/task-loss.js';
+export {
+  type MetaMamlEvent,
+  type MetaMamlOptions,
+  type MetaMamlResult,
+  metaMamlDefaults,
+  metaTrainMaml,
+  textMamlSettings,
+} from './methods/meta/text-maml.js';
+export type { TextMamlSettings, TextMamlStart } from './methods/meta/text-maml-start.js';
 export type { FeatureSource, FitContext, Fitted, Labelled, Method, MethodName } from './methods/method.js';
 export { methodNames } from './methods/method.js';
 export {

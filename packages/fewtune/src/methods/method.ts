@@ -2,9 +2,13 @@ import type { Encoder } from '@fewtune/models';
 import type { z } from 'zod';
 import type { ClassifierGraph } from '../artifact/graph.js';
 import type { RowLearner } from './class-row.js';
+import type { TextMamlStart } from './meta/text-maml-start.js';
 
-export const methodNames = ['tfidf', 'prototype', 'linear', 'lora', 'full'] as const;
+export const methodNames = ['tfidf', 'prototype', 'linear', 'maml', 'lora', 'full'] as const;
 export type MethodName = (typeof methodNames)[number];
+
+/** Those that `auto` tries. MAML is worth its time from a meta-trained start only. */
+export const racedMethods: readonly MethodName[] = methodNames.filter((name) => name !== 'maml');
 
 /** Training examples: `labels[i]` is an index into `classes`. */
 export interface Labelled {
@@ -27,6 +31,8 @@ export interface FitContext {
   /** Loaded on first use: `tfidf` never asks. */
   encoder(): Promise<Encoder>;
   features(): Promise<FeatureSource>;
+  /** What MAML begins with, where a meta-trained start was given. */
+  mamlStart?(): Promise<TextMamlStart>;
   readonly seed: number;
   readonly threads?: number;
   readonly signal?: AbortSignal;

@@ -1,5 +1,6 @@
 import { FewtuneError } from '../errors.js';
 import { linear } from './linear/linear.js';
+import { maml } from './meta/maml-method.js';
 import type { Method, MethodName } from './method.js';
 import { prototype } from './metric/prototype.js';
 import { full } from './peft/full.js';
@@ -7,7 +8,14 @@ import { lora } from './peft/lora.js';
 import { tfidf } from './tfidf/tfidf.js';
 
 /** Every method by its name, in order of cost; a new one is a folder and a line here. */
-export const methods: Readonly<Record<MethodName, Method<unknown>>> = { tfidf, prototype, linear, lora, full };
+export const methods: Readonly<Record<MethodName, Method<unknown>>> = {
+  tfidf,
+  prototype,
+  linear,
+  maml,
+  lora,
+  full,
+};
 
 /**
  * The method's options with its defaults filled in.

@@ -1,6 +1,6 @@
 import type { Candidate } from '../advisor/cross-validate.js';
 import { FewtuneError } from '../errors.js';
-import { type MethodName, methodNames } from '../methods/method.js';
+import { type MethodName, racedMethods } from '../methods/method.js';
 import { methods, parseOptions } from '../methods/registry.js';
 
 /**
@@ -22,5 +22,5 @@ export function candidatesFor(
       `${given.join(', ')}: options belong to one method, and auto tries several. Name it with --method.`,
     );
   }
-  return methodNames.map((name) => ({ method: methods[name], options: methods[name].defaults }));
+  return racedMethods.map((name) => ({ method: methods[name], options: methods[name].defaults }));
 }

@@ -2,6 +2,7 @@ import {
   constant,
   div,
   type HostTensor,
+  hostTensor,
   l2Normalize,
   linear,
   matMul,
@@ -110,6 +111,10 @@ export function loraEncoder({
       ),
   };
 }
+
+/** Labels as tasks hold them, int64 [rows]. */
+export const labelTensor = (labels: ArrayLike<number>): HostTensor =>
+  hostTensor('int64', [labels.length], Array.from(labels));
 
 /** Mean of each way's rows [ways, hidden]; 0 where a way has none. */
 function classMeans(features: Tensor, y: Tensor, ways: number): Tensor {

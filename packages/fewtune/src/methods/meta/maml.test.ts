@@ -273,3 +273,83 @@ test('shares of MAML++’s multi-step loss sum to 1 and end at the last step', (
   expect(late[0]).toBeCloseTo(0.006, 6);
   expect(late[4]).toBeCloseTo(0.976, 6);
 });
+
+describe('divergence in meta-training', () => {
+  const poisoned = (from: MetaTask, factor: number): MetaTask => {
+    const { shape, data } = from.query.x;
+    const x = hostTensor(
+      'float32',
+      shape,
+      Float32Array.from(data as Float32Array, (value) => value * factor),
+    );
+    return { support: from.support, query: { x, y: from.query.y } };
+  };
+  /** Fourteen batches, one of them bad. */
+  const withOne = (factor: number, at = 11) =>
+    batches(8, 14).map((tasks, i) => (i === at ? tasks.map((task) => poisoned(task, factor)) : tasks));
+
+  test.each([
+    ['a loss that is not finite', Number.NaN, 'the loss became NaN'],
+    ['a loss that explodes', 1e3, 'the loss rose to'],
+  ])('%s halves the rate and goes back to the last good weights', async (_, factor, told) => {
+    await using maml = new Maml(small);
+    const events: MetaTrainEvent[] = [];
+    const { rateHalvings, epochLosses, steps } = await maml.metaTrain(withOne(factor), {
+      onProgress: (event) => events.push(event),
+    }).result;
+    expect([rateHalvings, steps]).toEqual([1, 14]);
+    expect(events.filter(({ warning }) => warning !== undefined).map(({ step }) => step)).toEqual([12]);
+    expect(events[11]!.warning).toContain(told);
+    expect(events[11]!.warning).toContain('metaLr is now 0.005, and the weights are those of step 10 again');
+    expect(events.map(({ lr }) => Number(lr.toPrecision(3)))).toEqual([...Array(12).fill(0.01), 0.005, 0.005]);
+    expect(epochLosses[0]).toBeLessThan(5);
+    // What happened after step 10 was undone: step 13 finds the weights of step 10.
+    await using ten = new Maml(small);
+    await ten.metaTrain(withOne(factor).slice(0, 10)).result;
+    const losses: number[] = [];
+    await ten.metaTrain(withOne(factor).slice(12, 13), { onProgress: ({ loss }) => losses.push(loss) }).result;
+    expect(events[12]!.loss).toBe(losses[0]);
+  });
+
+  test('a resumed run remembers the rate and the weights it would go back to', async () => {
+    const folder = mkdtempSync(join(tmpdir(), 'fewtune-maml-'));
+    const path = join(folder, 'run.safetensors');
+    const given = withOne(Number.NaN, 11).map((tasks, i) => (i === 13 ? withOne(1e3, 13)[13]! : tasks));
+    await using whole = new Maml(small);
+    const expected = await whole.metaTrain(given, { epochs: 2 }).result;
+    expect(expected.rateHalvings).toBe(4);
+    await using broken = new Maml(small);
+    const stop = new AbortController();
+    const onProgress = ({ step }: MetaTrainEvent) => step === 13 && stop.abort();
+    const run = broken.metaTrain(given, {
+      epochs: 2,
+      checkpoint: { path, every: 13 },
+      signal: stop.signal,
+      onProgress,
+    });
+    await expect(run.result).rejects.toMatchObject({ code: 'INTERRUPTED' });
+    await using resumed = new Maml(small);
+    expect(await resumed.metaTrain(given, { epochs: 2, resume: path }).result).toEqual(expected);
+    expect(resumed.params).toEqual(whole.params);
+    rmSync(folder, { recursive: true });
+  });
+
+  test('after so many halvings it stops, with the last good weights', async () => {
+    await using maml = new Maml(small);
+    const given = batches(8, 6).map((tasks, i) => (i > 0 ? tasks.map((task) => poisoned(task, Number.NaN)) : tasks));
+    await expect(maml.metaTrain(given, { rateHalvings: 2 }).result).rejects.toMatchObject({
+      code: 'LOSS_NOT_FINITE',
+      message: expect.stringContaining('halved 2 times'),
+    });
+    expect(maml.weights).toEqual(model.weights);
+  });
+
+  test('adaptation that diverges halves its own rate, and says so', async () => {
+    await using maml = new Maml({ ...small, innerLr: 4 });
+    const { supportLoss, rateHalvings } = await maml.adapt(unseen[0]!, { steps: 3 });
+    expect(rateHalvings).toBeGreaterThan(0);
+    expect(supportLoss.after).toBeLessThan(Math.max(supportLoss.before, Math.log(ways)));
+    await using calm = new Maml(small);
+    expect(await calm.adapt(unseen[0]!)).toMatchObject({ rateHalvings: 0 });
+  });
+});

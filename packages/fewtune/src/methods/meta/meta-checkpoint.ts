@@ -4,6 +4,7 @@ import type { HostTensor, Named } from '@fewtune/engine';
 import { ModelError, readSafetensors, writeSafetensors } from '@fewtune/models';
 import { FewtuneError } from '../../errors.js';
 import type { Bilevel } from './meta-step.js';
+import type { GuardState } from './rate-guard.js';
 
 /** How far a run has come. */
 export interface Progress {
@@ -14,20 +15,26 @@ export interface Progress {
   readonly sum: number;
   readonly steps: number;
   readonly epochLosses: readonly number[];
+  /** Of this epoch's batches, those that did not diverge; all when left out. */
+  readonly good?: number;
+  readonly guard?: GuardState;
 }
 
 interface RunLength {
   readonly epochs?: number;
   readonly batchesPerEpoch?: number;
+  readonly rateHalvings?: number;
+  readonly data?: string;
 }
 
 /** Everything that must be the same for a resumed run to be the run it goes on from. */
-export function configurationOf(bilevel: Bilevel, { epochs = 1, batchesPerEpoch }: RunLength): Record<string, unknown> {
+export function configurationOf(bilevel: Bilevel, options: RunLength): Record<string, unknown> {
+  const { epochs = 1, batchesPerEpoch = null, rateHalvings = 4, data = null } = options;
   const { variant, innerLr, innerSteps, metaLr, metaSchedule, clipNorm, loss, proximal, transductive, model } = bilevel;
   const weights = Object.entries(model.weights).map(([name, { shape }]) => `${name} [${shape.join(', ')}]`);
-  const outer = { metaLr, metaSchedule, clipNorm: clipNorm ?? null, epochs, batchesPerEpoch: batchesPerEpoch ?? null };
+  const outer = { metaLr, metaSchedule, clipNorm: clipNorm ?? null, epochs, batchesPerEpoch, rateHalvings };
   const own = { variant, innerLr, innerSteps, ...outer, loss, proximal, transductive };
-  return { ...own, weights, frozen: digestOf(model.frozen) };
+  return { ...own, data, weights, frozen: digestOf(model.frozen) };
 }
 
 /** One text for the names and values of tensors that do not change in a run. */
@@ -72,8 +79,8 @@ export async function readCheckpoint(
   const other = Object.keys(ours).filter((key) => JSON.stringify(ours[key]) !== JSON.stringify(theirs[key]));
   if (other.length > 0) {
     const each = other.map((key) =>
-      ['weights', 'params', 'frozen'].includes(key)
-        ? `other ${key} of the model`
+      ['weights', 'params', 'frozen', 'data'].includes(key)
+        ? `other ${key}${key === 'data' ? '' : ' of the model'}`
         : `${key} ${JSON.stringify(theirs[key])}, not ${JSON.stringify(ours[key])}`,
     );
     throw new FewtuneError(

@@ -3,6 +3,7 @@ import { FewtuneError, throwIfAborted } from '../../errors.js';
 import { configurationOf, type Progress, readCheckpoint, writeCheckpoint } from './meta-checkpoint.js';
 import type { AnyMetaTask } from './meta-model.js';
 import { type Bilevel, Programs } from './meta-step.js';
+import { RateGuard } from './rate-guard.js';
 import type { Phase } from './task-loss.js';
 
 /** Batches of tasks, for every epoch the same or made anew; each batch is one step of the meta-learner. */
@@ -22,6 +23,13 @@ export interface MetaTrainOptions {
    * batches are the same: an array, or a function of the epoch alone.
    */
   readonly resume?: string;
+  /** Names the tasks: a checkpoint of a run with another such name is refused. */
+  readonly data?: string;
+  /**
+   * When a step diverges (a loss or gradient that is not finite, or a loss ten times what is usual), `metaLr` is halved
+   * and the run goes on from the last good weights; at most so many times, 4 when left out, 0 for never.
+   */
+  readonly rateHalvings?: number;
   readonly signal?: AbortSignal;
   readonly onProgress?: (event: MetaTrainEvent) => void;
 }
@@ -37,17 +45,21 @@ export interface MetaTrainEvent {
   readonly lr: number;
   readonly order: 'first' | 'second';
   readonly elapsedMs: number;
+  /** When the step diverged: what happened, and what the run goes on with. */
+  readonly warning?: string;
 }
 
 export interface MetaTrainResult {
   readonly steps: number;
+  /** How often `metaLr` was halved because a step diverged. */
+  readonly rateHalvings: number;
   /** Mean query loss of each epoch. */
   readonly epochLosses: readonly number[];
 }
 
 /**
  * The outer loop. Each task is a micro-batch of one compiled step: a batch may hold any number of tasks, and memory is
- * that of one. Tasks may differ in rows. A step whose loss or gradient is not finite changes nothing and ends the run.
+ * that of one. Tasks may differ in rows. A step whose loss or gradient is not finite changes nothing.
  *
  * @param params the meta-learned tensors at the start
  * @param onStep called with each event, before the next step begins
@@ -60,12 +72,15 @@ export async function metaTrain(
   options: MetaTrainOptions,
   onStep: (event: MetaTrainEvent) => void,
 ): Promise<{ params: Named<HostTensor>; result?: MetaTrainResult; error?: unknown }> {
-  const resumed =
-    options.resume === undefined ? undefined : await readCheckpoint(options.resume, configurationOf(bilevel, options));
+  // Frozen weights are part of it: it is not made for nothing.
+  const configuration = options.resume || options.checkpoint ? configurationOf(bilevel, options) : {};
+  const resumed = options.resume === undefined ? undefined : await readCheckpoint(options.resume, configuration);
   const total = totalSteps(bilevel, batches, options);
-  const programs = new Programs(bilevel, params, total, resumed?.state);
+  const { rateHalvings: most = 4 } = options;
+  const guard = new RateGuard(most, resumed?.progress.guard);
+  const programs = new Programs(bilevel, params, total, guard, resumed?.state);
   try {
-    const result = await epochsOf(bilevel, programs, batches, options, resumed?.progress, onStep);
+    const result = await epochsOf(bilevel, programs, guard, batches, { ...options, configuration }, resumed?.progress, onStep);
     return { params: await programs.params(), result };
   } catch (error) {
     return { params: await programs.params(), error };
@@ -77,49 +92,61 @@ export async function metaTrain(
 async function epochsOf(
   bilevel: Bilevel,
   programs: Programs,
+  guard: RateGuard,
   batches: TaskBatches,
-  options: MetaTrainOptions,
+  options: MetaTrainOptions & { readonly configuration: Readonly<Record<string, unknown>> },
   from: Progress = { epoch: 0, batches: 0, sum: 0, steps: 0, epochLosses: [] },
   onStep: (event: MetaTrainEvent) => void,
 ): Promise<MetaTrainResult> {
-  const { epochs = 1, signal, checkpoint } = options;
+  const { epochs = 1, signal, checkpoint, configuration } = options;
   const started = performance.now();
   const epochLosses = [...from.epochLosses];
   let step = from.steps;
-  const keep = async (epoch: number, batches: number, sum: number) => {
+  const keep = async (epoch: number, batches: number, sum: number, good: number) => {
     const state = await programs.snapshot();
     if (!checkpoint || !state) return;
-    const progress = { epoch, batches, sum, steps: step, epochLosses };
-    await writeCheckpoint(checkpoint.path, configurationOf(bilevel, options), progress, state);
+    const progress = { epoch, batches, sum, good, steps: step, epochLosses, guard: guard.state() };
+    await writeCheckpoint(checkpoint.path, configuration, progress, state);
   };
   for (let epoch = from.epoch; epoch < epochs; epoch++) {
     const phase = phaseOf(bilevel, epoch, epochs);
     const done = epoch === from.epoch ? from.batches : 0;
     let sum = done > 0 ? from.sum : 0;
+    let good = done > 0 ? (from.good ?? done) : 0;
     let count = 0;
     for await (const tasks of typeof batches === 'function' ? batches(epoch) : batches) {
       if (count++ < done) continue;
       throwIfAborted(signal);
-      const { loss, lr, skipped } = await programs.run(phase, tasks, stepShares(bilevel.innerSteps, epoch, epochs));
+      const shares = stepShares(bilevel.innerSteps, epoch, epochs);
+      const { loss, lr, trouble } = await programs.run(phase, tasks, shares, step);
       step++;
-      if (skipped || !Number.isFinite(loss)) throw diverged(bilevel, step, loss);
-      sum += loss;
-      if (checkpoint?.every && step % checkpoint.every === 0) await keep(epoch, count, sum);
-      const order = phase.firstOrder ? 'first' : 'second';
-      onStep({ epoch: epoch + 1, epochs, step, loss, lr, order, elapsedMs: performance.now() - started });
+      if (trouble === undefined) {
+        sum += loss;
+        good++;
+      } else {
+        await programs.goBack();
+      }
+      if (trouble !== undefined && !guard.lower()) throw diverged(bilevel, step, trouble, guard);
+      const warning = trouble === undefined ? undefined : lowered(bilevel, step, trouble, guard);
+      if (checkpoint?.every && step % checkpoint.every === 0) await keep(epoch, count, sum, good);
+      const event = { epoch: epoch + 1, epochs, step, loss, lr, order: phase.firstOrder ? 'first' : 'second' } as const;
+      onStep({ ...event, elapsedMs: performance.now() - started, ...(warning && { warning }) });
     }
     if (count === 0) throw new FewtuneError('ROWS_EMPTY', `epoch ${epoch + 1} has no batch of tasks.`);
-    epochLosses.push(sum / count);
-    await keep(epoch + 1, 0, 0);
+    epochLosses.push(sum / good);
+    await keep(epoch + 1, 0, 0, 0);
   }
-  return { steps: step, epochLosses };
+  return { steps: step, epochLosses, rateHalvings: guard.halvings };
 }
 
-function diverged({ innerLr, metaLr, innerSteps }: Bilevel, step: number, loss: number): FewtuneError {
-  const what = Number.isFinite(loss) ? 'its gradient is not finite' : `the loss became ${loss}`;
+const lowered = ({ metaLr }: Bilevel, step: number, trouble: string, { halvings, goodStep }: RateGuard) =>
+  `step ${step} diverged: ${trouble}. metaLr is now ${metaLr * 0.5 ** halvings}, and the weights are those of step ${goodStep} again.`;
+
+function diverged({ innerLr, metaLr, innerSteps }: Bilevel, step: number, trouble: string, guard: RateGuard) {
+  const tried = guard.halvings > 0 ? ` metaLr was halved ${guard.halvings} times, which did not help.` : '';
   return new FewtuneError(
     'LOSS_NOT_FINITE',
-    `meta-training diverged in step ${step}: ${what}. Lower innerLr (${innerLr}, ${innerSteps} steps), or metaLr (${metaLr}). The weights are those before that step.`,
+    `meta-training diverged in step ${step}: ${trouble}.${tried} Lower innerLr (${innerLr}, ${innerSteps} steps), or metaLr (${metaLr}). The weights are the last good ones.`,
   );
 }
 

@@ -148,19 +148,28 @@ export async function estimateFineTune(
   context: FitContext,
   passes: number,
 ): Promise<number> {
-  const encoder = await context.encoder();
-  const sample = data.texts.filter((_, i) => i % Math.ceil(data.texts.length / 100) === 0);
+  const { steps, perClass } = stageOptions(options, data.texts.length, data.classes.length);
+  const rows = Math.min(options.classesPerBatch, data.classes.length) * perClass;
+  const forward = passes * rows * steps + data.texts.length;
+  return estimatePasses(await context.encoder(), data.texts, forward, context.threads);
+}
+
+/** Seconds of as many forward passes of a text through an encoder, opening it included. */
+export async function estimatePasses(
+  encoder: Encoder,
+  texts: readonly string[],
+  passes: number,
+  threads?: number,
+): Promise<number> {
+  const sample = texts.filter((_, i) => i % Math.ceil(texts.length / 100) === 0);
   const tokens = sample.reduce((sum, text) => sum + encoder.tokenizer.encode(text).length, 0) / sample.length;
   const linearWeights = Object.entries(encoder.weights)
     .filter(([name, { shape }]) => shape.length === 2 && !/embedding|pooler/.test(name))
     .reduce((sum, [, { shape }]) => sum + elementCount(shape), 0);
-  const { steps, perClass } = stageOptions(options, data.texts.length, data.classes.length);
-  const rows = Math.min(options.classesPerBatch, data.classes.length) * perClass;
-  const perPass = 2 * linearWeights * tokens;
-  const flops = perPass * (passes * rows * steps + data.texts.length);
+  const flops = 2 * linearWeights * tokens * passes;
   const overhead = 1.6; // attention, normalisation, activations, optimiser: measured on MiniLM
   const opening = 3;
-  return opening + (overhead * flops) / (await matrixSpeed(context.threads));
+  return opening + (overhead * flops) / (await matrixSpeed(threads));
 }
 
 const speeds = new Map<number | undefined, Promise<number>>();
