@@ -80,7 +80,15 @@ export async function metaTrain(
   const guard = new RateGuard(most, resumed?.progress.guard);
   const programs = new Programs(bilevel, params, total, guard, resumed?.state);
   try {
-    const result = await epochsOf(bilevel, programs, guard, batches, { ...options, configuration }, resumed?.progress, onStep);
+    const result = await epochsOf(
+      bilevel,
+      programs,
+      guard,
+      batches,
+      { ...options, configuration },
+      resumed?.progress,
+      onStep,
+    );
     return { params: await programs.params(), result };
   } catch (error) {
     return { params: await programs.params(), error };
