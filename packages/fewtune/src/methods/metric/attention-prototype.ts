@@ -71,25 +71,47 @@ const TRUSTED = 0.9;
 export function attentionPrototypeHead(support: Support, options: AttentionPrototypeOptions = {}): LinearHead {
   const settings = { ...attentionDefaults, ...options };
   requireInRange(settings);
+  const { hidden } = support;
+  const { centre, prototypes, trusted } = attended(support, settings);
+  if (settings.shrinkage < 1 || settings.dimensionShrinkage === 1) {
+    return spreadHead({ centre, prototypes, trusted }, settings.shrinkage);
+  }
+  const metric = dimensionAttention(trusted, unitRows(prototypes, hidden), settings.dimensionShrinkage);
+  return metricHead(prototypes, centre, (rows) => Float64Array.from(rows, (value, k) => value * metric[k % hidden]!));
+}
+
+/** A support set that attention has looked at; every metric goes on from here. */
+export interface AttendedSupport {
+  /** [hidden], what is taken off every row. */
+  readonly centre: Float32Array;
+  /** Σ_i r[i, c] x_i + names, [classes, hidden]. */
+  readonly prototypes: Float32Array;
+  /** The rows that stand for their own label with {@link TRUSTED} or more. */
+  readonly trusted: LabelledFeatures;
+}
+
+export function attended(support: Support, options: AttentionPrototypeOptions): AttendedSupport {
+  const settings = { ...attentionDefaults, ...options };
   const { hidden, classes, labels } = support;
   const centre = settings.centre ? supportMean(support) : new Float32Array(hidden);
   const data: LabelledFeatures = { hidden, classes, labels, features: centredRows(support.features, centre) };
   const names = support.names && centredRows(support.names, centre);
   const responsibilities = responsibilitiesOf(data, settings, names);
-
   const prototypes = Float32Array.from(classSums(data, responsibilities, names, settings.nameWeight));
-  const trusted = trustedRows(data, responsibilities);
-  let solve: RowSolver = (rows) => Float64Array.from(rows);
-  if (settings.shrinkage < 1) solve = spreadSolver(trusted, settings.shrinkage);
-  else if (settings.dimensionShrinkage < 1) {
-    const metric = dimensionAttention(trusted, unitRows(prototypes, hidden), settings.dimensionShrinkage);
-    solve = (rows) => Float64Array.from(rows, (value, k) => value * metric[k % hidden]!);
-  }
-  return metricHead(prototypes, centre, solve);
+  return { centre, prototypes, trusted: trustedRows(data, responsibilities) };
+}
+
+/** Cosine to the prototypes under the inverse of the trusted rows' covariance; plain cosine with shrinkage 1. */
+export function spreadHead({ centre, prototypes, trusted }: AttendedSupport, shrinkage: number): LinearHead {
+  return metricHead(
+    prototypes,
+    centre,
+    shrinkage < 1 ? spreadSolver(trusted, shrinkage) : (rows) => Float64Array.from(rows),
+  );
 }
 
 /** score_c(x) = (x − centre)ᵀ M p_c / √(p_cᵀ M p_c); M by its product with rows. */
-export function metricHead(prototypes: Float32Array, centre: Float32Array, solve: RowSolver): LinearHead {
+function metricHead(prototypes: Float32Array, centre: Float32Array, solve: RowSolver): LinearHead {
   const hidden = centre.length;
   const weight = new Float32Array(prototypes.length);
   const bias = new Float32Array(prototypes.length / hidden);
@@ -124,8 +146,7 @@ function responsibilitiesOf(
   }
 }
 
-/** The rows that stand for their own label with {@link TRUSTED} or more. */
-export function trustedRows(data: LabelledFeatures, responsibilities: Responsibilities): LabelledFeatures {
+function trustedRows(data: LabelledFeatures, responsibilities: Responsibilities): LabelledFeatures {
   const { hidden, classes, features, labels } = data;
   const rows = [...labels.keys()].filter((i) => responsibilities[i * classes + labels[i]!]! >= TRUSTED);
   const chosen = new Float32Array(rows.length * hidden);

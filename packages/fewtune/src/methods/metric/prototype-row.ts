@@ -1,4 +1,5 @@
 import { type RowLearner, recorded } from '../class-row.js';
+import { attended } from './attention-prototype.js';
 import { classMeans } from './class-means.js';
 import { choleskySolveRows, shrunkCholesky, withinClassCovariance } from './covariance.js';
 
@@ -7,14 +8,16 @@ import { choleskySolveRows, shrunkCholesky, withinClassCovariance } from './cova
  * M of the other classes' examples, and shrinkage and temperature T of the training.
  */
 export const prototypeRow: RowLearner = (task) => {
-  const { hidden, head, others, labels } = task;
+  const { hidden, head, others, labels, names } = task;
   const shrinkage = recorded(task, 'shrinkage');
   const temperature = recorded(task, 'temperature');
-  const spread = { hidden, classes: head.bias.length, features: others, labels };
+  const examples = { hidden, classes: head.bias.length, features: others, labels, ...(names && { names }) };
+  const { attention } = task.details;
+  const doubting = attention === 'margin' || attention === 'reassign';
+  const spread = doubting ? attended(examples, { attention, centre: false }).trusted : examples;
   const lower = shrinkage === 1 ? undefined : shrunkCholesky(withinClassCovariance(spread), hidden, shrinkage);
-  return async (examples) => {
-    const rows = examples.length / hidden;
-    const own = { hidden, classes: 1, features: examples, labels: new Int32Array(rows) };
+  return async (rows) => {
+    const own = { hidden, classes: 1, features: rows, labels: new Int32Array(rows.length / hidden) };
     const mean = classMeans(own, lower === undefined);
     if (lower === undefined) return { weight: mean.map((value) => value / temperature), bias: 0 };
     const solved = choleskySolveRows(lower, mean, hidden);

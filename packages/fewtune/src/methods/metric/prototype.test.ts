@@ -151,9 +151,31 @@ describe('methods on features', () => {
 
   test('a single example of each class is enough for prototypes', async () => {
     const few = { texts: ['row 0', 'row 1', 'row 2'], labels: Int32Array.of(0, 1, 2), classes: ['0', '1', '2'] };
-    const options: PrototypeOptions = { metric: 'cosine', shrinkage: 'auto', labelNames: false };
+    const options: PrototypeOptions = { metric: 'cosine', shrinkage: 'auto', labelNames: false, attention: 'none' };
     const fitted = await prototype.fit(few, options, context);
     expect([...argmaxRows(await fitted.logits(few.texts), 3)]).toEqual([0, 1, 2]);
+  });
+
+  test.each(['margin', 'reassign'] as const)(
+    'attention %s: a wrong label in four does less harm',
+    async (attention) => {
+      const noisy = { ...data(['0', '1', '2']), labels: support.labels.map((y, i) => (i < 6 ? (y + 1) % 3 : y)) };
+      const options: PrototypeOptions = { ...prototype.defaults, shrinkage: 0.2 };
+      const right = async (chosen: PrototypeOptions) => {
+        const fitted = await prototype.fit(noisy, chosen, context);
+        expect(fitted.details.attention).toBe(chosen.attention === 'none' ? undefined : attention);
+        return accuracy(argmaxRows(await fitted.logits(noisy.texts), 3), support.labels);
+      };
+      expect(await right({ ...options, attention })).toBeGreaterThan(await right(options));
+    },
+  );
+
+  test('with every label right attention changes no answer', async () => {
+    const named = data(['0', '1', '2']);
+    const plain = await prototype.fit(named, prototype.defaults, context);
+    const attentive = await prototype.fit(named, { ...prototype.defaults, attention: 'reassign' }, context);
+    const answers = async (fitted: typeof plain) => [...argmaxRows(await fitted.logits(named.texts), 3)];
+    expect(await answers(attentive)).toEqual(await answers(plain));
   });
 
   test('names join as one row of each class', () => {

@@ -7,6 +7,7 @@ import { headGraph } from '../head.js';
 import { headLogits, type LinearHead, selectRows } from '../linear/logistic.js';
 import type { Method } from '../method.js';
 import { embedSupport, type Support, withNames } from '../support.js';
+import { attended, spreadHead } from './attention-prototype.js';
 import { classMeans } from './class-means.js';
 import { choleskySolveRows, shrunkCholesky, withinClassCovariance } from './covariance.js';
 import { prototypeRow } from './prototype-row.js';
@@ -18,6 +19,8 @@ const schema = z.strictObject({
   shrinkage: z.union([z.number().min(0).max(1), z.literal('auto')]).default('auto'),
   /** The label's own words as one example more of its class; `auto` where they agree with the examples. */
   labelNames: z.union([z.boolean(), z.literal('auto')]).default('auto'),
+  /** Whether an example that looks mislabelled loses weight (`margin`) or moves to the class it looks like (`reassign`). */
+  attention: z.enum(['none', 'margin', 'reassign']).default('none'),
 });
 
 export type PrototypeOptions = z.infer<typeof schema>;
@@ -53,6 +56,20 @@ export function prototypeHead(support: Support, shrinkage: number, covariance?: 
   return { weight, bias };
 }
 
+/** A head for each shrinkage, on the same support. */
+function headsOf(
+  support: Support,
+  shrinkages: readonly number[],
+  attention: PrototypeOptions['attention'],
+): LinearHead[] {
+  if (attention !== 'none') {
+    const looked = attended(support, { attention, centre: false });
+    return shrinkages.map((shrinkage) => spreadHead(looked, shrinkage));
+  }
+  const covariance = shrinkages.some((s) => s < 1) ? withinClassCovariance(support) : undefined;
+  return shrinkages.map((shrinkage) => prototypeHead(support, shrinkage, covariance));
+}
+
 interface Choice {
   readonly shrinkage: number;
   /** The temperature under which softmax of the scores is most likely right. */
@@ -63,6 +80,7 @@ interface Choice {
 async function choose(
   support: Support,
   shrinkages: readonly number[],
+  attention: PrototypeOptions['attention'],
   seed: number,
   signal?: AbortSignal,
 ): Promise<Choice> {
@@ -83,9 +101,8 @@ async function choose(
     };
     const train: Support = { hidden, classes, names, ...part(false) };
     const test = part(true);
-    const covariance = shrinkages.some((s) => s < 1) ? withinClassCovariance(train) : undefined;
-    shrinkages.forEach((shrinkage, s) => {
-      found[s]!.logits.push(headLogits(prototypeHead(train, shrinkage, covariance), test.features));
+    headsOf(train, shrinkages, attention).forEach((head, s) => {
+      found[s]!.logits.push(headLogits(head, test.features));
       found[s]!.labels.push(...test.labels);
     });
   }
@@ -118,11 +135,11 @@ export const prototype: Method<PrototypeOptions> = {
   schema,
   defaults: schema.parse({}),
   classRow: prototypeRow,
-  async fit(data, { metric, shrinkage, labelNames }, context) {
+  async fit(data, { metric, shrinkage, labelNames, attention }, context) {
     const support = await embedSupport(data, labelNames, context);
     const candidates = metric === 'cosine' ? [1] : shrinkage === 'auto' ? SHRINKAGES : [shrinkage];
-    const choice = await choose(support, candidates, context.seed, context.signal);
-    const { weight, bias } = prototypeHead(support, choice.shrinkage);
+    const choice = await choose(support, candidates, attention, context.seed, context.signal);
+    const { weight, bias } = headsOf(support, [choice.shrinkage], attention)[0]!;
     const head: LinearHead = { weight: weight.map((w) => w / choice.temperature), bias };
     context.onProgress?.(1, {});
     return {
@@ -138,6 +155,7 @@ export const prototype: Method<PrototypeOptions> = {
         labelNames: support.names !== undefined,
         ...(support.nameAgreement === undefined ? {} : { labelNameAgreement: support.nameAgreement }),
         temperature: choice.temperature,
+        ...(attention === 'none' ? {} : { attention }),
       },
     };
   },

@@ -10,7 +10,7 @@ export type RowSolver = (rows: Float32Array) => Float64Array;
  * (Woodbury): Σ⁻¹ = (I − Dᵀ (c I + D Dᵀ)⁻¹ D) / ridge, ridge = λ trace S / hidden, c = ridge / (1 − λ). Without any spread
  * (a single row in every class) it is the identity.
  *
- * @param shrinkage λ, above 0 to 1
+ * @param shrinkage λ, 0 to 1; near 0 it needs more rows than dimensions
  */
 export function spreadSolver(data: LabelledFeatures, shrinkage: number): RowSolver {
   const { hidden, classes, features, labels } = data;
@@ -31,7 +31,7 @@ export function spreadSolver(data: LabelledFeatures, shrinkage: number): RowSolv
     }
   }
   if (trace < 1e-12) return (x) => Float64Array.from(x);
-  const ridge = (shrinkage * trace) / hidden;
+  const ridge = (shrinkage * trace) / hidden + 1e-9; // as in shrunkCholesky: λ = 0 is not refused
   if (shrinkage === 1) return (x) => Float64Array.from(x, (value) => value / ridge);
   const gram = gramRows(residuals, hidden);
   for (let i = 0; i < rows; i++) gram[i * rows + i]! += ridge / (1 - shrinkage);
