@@ -22,6 +22,7 @@ import { dataFile } from '../lib/paths.js';
 import { type Row, row } from '../lib/report.js';
 import { mean, studentInterval } from '../lib/statistics.js';
 import { type Labelled, readLabelled } from '../lib/table-file.js';
+import { batchRows } from './fewshot/batch-queries.js';
 import { headRows } from './fewshot/heads.js';
 import { type MetaSource, textMetaRows } from './fewshot/text-meta.js';
 
@@ -62,7 +63,9 @@ export const fewshot: Benchmark = {
       for (const ways of source.ways) rows.push(...(await measured(source, ways, quick, encoder, features)));
       if (!quick) rows.push(...(await distances(source, features)));
       const { name, datasets: folds } = source;
-      rows.push(...(await headRows({ name, folds, ways: quick ? [5] : headWays[name]! }, features, quick)));
+      const shapes = { name, folds, ways: quick ? [5] : headWays[name]! };
+      rows.push(...(await headRows(shapes, features, quick)));
+      rows.push(...(await batchRows(shapes, features, quick)));
     }
     if (only?.includes('meta') !== false)
       rows.push(...(await textMetaRows(sources(quick).map(metaSource), encoder, quick)));

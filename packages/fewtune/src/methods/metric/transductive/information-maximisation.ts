@@ -14,8 +14,8 @@ export interface InformationMaximisationOptions {
   /** α: weight of the entropy of each query's answer. */
   readonly conditionalWeight?: number;
   /**
-   * How often classes occur among the queries: `balanced`, as in the paper; `estimated`, as the support alone answers
-   * them; or shares that sum to 1.
+   * How often classes occur among the queries: `balanced`, as in the paper; `estimated`, as often as the support alone
+   * answers with them; or shares that sum to 1.
    */
   readonly prior?: 'balanced' | 'estimated' | readonly number[];
   readonly iterations?: number;
@@ -53,7 +53,7 @@ export async function informationMaximisation(
   const means = classMeans(support, false);
   const inductive = prototypeProbabilities(means, queries, hidden, sharpness);
   const { marginal, warnings } = queryBalance(inductive, classes);
-  const prior = priorOf(settings.prior, inductive, classes);
+  const prior = priorOf(settings.prior, marginal, queries.length / hidden);
   const objective = informationObjective(support, queries, { ...settings, prior });
   const { x } = await lbfgs(objective, Float64Array.from(means), {
     maxIterations: iterations,
@@ -64,21 +64,17 @@ export async function informationMaximisation(
   return { probabilities, marginal, warnings: settings.prior === 'balanced' ? warnings : [] };
 }
 
+/** Queries that are added to every class of an estimated prior, so that none is ruled out. */
+const DOUBT = 0.1;
+
 function priorOf(
   prior: 'balanced' | 'estimated' | readonly number[],
-  inductive: Float32Array,
-  classes: number,
+  marginal: Float64Array,
+  queries: number,
 ): Float64Array {
+  const classes = marginal.length;
   if (prior === 'balanced') return new Float64Array(classes).fill(1 / classes);
-  if (prior === 'estimated') {
-    // One query more in every class, so that none is ruled out.
-    const counts = new Float64Array(classes).fill(1);
-    inductive.forEach((p, k) => {
-      counts[k % classes]! += p;
-    });
-    const total = counts.reduce((a, b) => a + b, 0);
-    return counts.map((count) => count / total);
-  }
+  if (prior === 'estimated') return marginal.map((share) => (share * queries + DOUBT) / (queries + DOUBT * classes));
   const total = prior.reduce((a, b) => a + b, 0);
   if (prior.length !== classes || !prior.every((share) => share > 0) || Math.abs(total - 1) > 1e-6) {
     throw new FewtuneError(
