@@ -26,7 +26,7 @@ export interface MetaTrainOptions {
   /** Names the tasks: a checkpoint of a run with another such name is refused. */
   readonly data?: string;
   /**
-   * When a step diverges (a loss or gradient that is not finite, or a loss ten times what is usual), `metaLr` is halved
+   * When a step diverges (a loss or gradient that is not finite, or a loss ten times what is usual, and twice that of a guess), `metaLr` is halved
    * and the run goes on from the last good weights; at most so many times, 4 when left out, 0 for never.
    */
   readonly rateHalvings?: number;
@@ -77,7 +77,7 @@ export async function metaTrain(
   const resumed = options.resume === undefined ? undefined : await readCheckpoint(options.resume, configuration);
   const total = totalSteps(bilevel, batches, options);
   const { rateHalvings: most = 4 } = options;
-  const guard = new RateGuard(most, resumed?.progress.guard);
+  const guard = new RateGuard(most, harmless(bilevel), resumed?.progress.guard);
   const programs = new Programs(bilevel, params, total, guard, resumed?.state);
   try {
     const result = await epochsOf(
@@ -146,6 +146,9 @@ async function epochsOf(
   }
   return { steps: step, epochLosses, rateHalvings: guard.halvings };
 }
+
+/** Twice the loss of an even guess; a regression's has no such scale. */
+const harmless = ({ loss, model }: Bilevel) => (loss === 'cross-entropy' ? 2 * Math.log(model.outputs) : 0);
 
 const lowered = ({ metaLr }: Bilevel, step: number, trouble: string, { halvings, goodStep }: RateGuard) =>
   `step ${step} diverged: ${trouble}. metaLr is now ${metaLr * 0.5 ** halvings}, and the weights are those of step ${goodStep} again.`;

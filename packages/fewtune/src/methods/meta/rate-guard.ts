@@ -8,7 +8,7 @@ export interface GuardState {
   readonly goodStep: number;
 }
 
-/** A loss so many times what is usual is an explosion. What is usual counts the first loss in, so that one near 0 is none. */
+/** A loss so many times what is usual is an explosion, the first loss counted in. */
 const exploded = 10;
 
 /** Tells a diverging run by its losses, and counts how often its rate was halved for it. */
@@ -17,6 +17,8 @@ export class RateGuard {
 
   constructor(
     private readonly most: number,
+    /** A loss up to here is never an explosion: where tasks are easy, losses are near 0 and one may be far above all others. */
+    private readonly harmless: number,
     from: GuardState = { halvings: 0, first: 0, usual: 0, goodStep: -1 },
   ) {
     this.now = from;
@@ -40,7 +42,7 @@ export class RateGuard {
     if (skipped) return 'its gradient is not finite';
     const { first, usual, goodStep } = this.now;
     const fresh = goodStep < 0;
-    if (!fresh && loss > exploded * (first + usual)) {
+    if (!fresh && loss > Math.max(this.harmless, exploded * (first + usual))) {
       return `the loss rose to ${loss.toPrecision(3)} from about ${usual.toPrecision(3)}`;
     }
     this.now = fresh
