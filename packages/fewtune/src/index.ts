@@ -49,7 +49,7 @@ export { bootstrapInterval, type PairedComparison, pairedBootstrap } from './eva
 export { expectedCalibrationError, fitTemperature, softmaxRows } from './evaluation/calibration.js';
 export { type ClassDistances, classDistances } from './evaluation/distances.js';
 export { accuracy, macroF1, perClass } from './evaluation/metrics.js';
-export type { EpochOptions, EpochResult } from './methods/epochs.js';
+export type { Batches, EpochEvent, EpochOptions, EpochResult } from './methods/epochs.js';
 export { CachedFeatures, type FeatureOptions } from './methods/features.js';
 export { labelText } from './methods/label-names.js';
 export { headLogits, type LinearHead } from './methods/linear/logistic.js';

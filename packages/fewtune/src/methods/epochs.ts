@@ -1,6 +1,8 @@
 import type { HostTensor, Named } from '@fewtune/engine';
 import { FewtuneError, throwIfAborted } from '../errors.js';
 import { type Progress, readCheckpoint, writeCheckpoint } from './meta/meta-checkpoint.js';
+import { RateGuard } from './meta/rate-guard.js';
+import { prefixed, under } from './named.js';
 
 export interface EpochOptions<Event> {
   /** Passes over the batches; 1 when left out. */
@@ -12,99 +14,217 @@ export interface EpochOptions<Event> {
    * batches are the same: an array, or a function of the epoch alone.
    */
   readonly resume?: string;
+  /** Names the tasks: a checkpoint of a run with another such name is refused. */
+  readonly data?: string;
+  /**
+   * When a step diverges (a loss or gradient that is not finite, or a loss ten times what is usual and twice that of a
+   * guess), the rate is halved and the run goes on from the last good weights; at most so many times, 4 when left out, 0
+   * for never.
+   */
+  readonly rateHalvings?: number;
   readonly signal?: AbortSignal;
   readonly onProgress?: (event: Event) => void;
 }
 
+export interface EpochEvent {
+  /** From 1. */
+  readonly epoch: number;
+  readonly epochs: number;
+  /** Steps that were taken, with those before a resumed checkpoint. */
+  readonly step: number;
+  /** Mean loss of the batch's tasks, before the step. */
+  readonly loss: number;
+  readonly lr: number;
+  readonly elapsedMs: number;
+  /** When the step diverged: what happened, and what the run goes on with. */
+  readonly warning?: string;
+}
+
 export interface EpochResult {
   readonly steps: number;
+  /** How often the rate was halved because a step diverged. */
+  readonly rateHalvings: number;
   /** Mean loss of each epoch. */
   readonly epochLosses: readonly number[];
 }
 
+/** Where in a run a step is. */
+export interface StepAt {
+  /** From 0. */
+  readonly epoch: number;
+  /** Share of the rate that is left after halvings. */
+  readonly rateShare: number;
+}
+
 /** What is trained, as the loop sees it. */
-export interface Epochs<Task, Event> {
+export interface Learning<Task, Shown> {
   /** Everything that must be the same for a resumed run to be the run it goes on from. */
-  readonly configuration: Readonly<Record<string, unknown>>;
-  /** One step on a batch; `skipped` when its gradient was not finite and nothing was changed. */
-  run(tasks: readonly Task[]): Promise<{ loss: number; skipped?: boolean; shown: object }>;
-  snapshot(): Promise<Named<HostTensor>>;
+  configuration(): Readonly<Record<string, unknown>>;
+  /** Makes ready for a step on a batch; the state stays. */
+  ready(tasks: readonly Task[], at: StepAt): Promise<void>;
+  /** A step; `skipped` when its gradient was not finite and nothing was changed. */
+  run(
+    tasks: readonly Task[],
+    at: StepAt,
+  ): Promise<{ readonly loss: number; readonly lr: number; readonly skipped?: boolean; readonly shown: Shown }>;
+  /** The whole state; undefined before the first step is ready. */
+  snapshot(): Promise<Named<HostTensor> | undefined>;
   restore(state: Named<HostTensor>): Promise<void>;
   params(): Promise<Named<HostTensor>>;
-  emit(event: Event): void;
-  /** What to do when it diverges. */
+  /** A loss up to here is no explosion, however small those before it were. */
+  harmless(tasks: readonly Task[]): number;
+  /** The option that is halved when a step diverges. */
+  readonly rate: { readonly name: string; readonly value: number };
+  /** What to do when that does not help. */
   readonly advice: string;
 }
 
-type Batches<Task> =
+export type Batches<Task> =
   | Iterable<readonly Task[]>
   | ((epoch: number) => Iterable<readonly Task[]> | AsyncIterable<readonly Task[]>);
 
 /**
- * Epochs of batches, with progress, checkpoints and a clear end.
+ * Epochs of batches, each batch one step, with progress, checkpoints, a rate that is lowered when a step diverges, and a
+ * clear end.
  *
+ * @param onStep called with each event, before the next step begins
  * @returns what the run found, and the parameters at its end; these also when it stops by an error, with it
  * @throws FewtuneError OPTION_INVALID, FILE_NOT_FOUND, FILE_UNREADABLE
  */
-export async function runEpochs<Task, Event>(
+export async function runEpochs<Task, Shown extends object>(
   batches: Batches<Task>,
-  options: EpochOptions<Event>,
-  work: Epochs<Task, Event>,
+  options: Omit<EpochOptions<never>, 'onProgress'>,
+  learning: Learning<Task, Shown>,
+  onStep: (event: EpochEvent & Shown) => void,
 ): Promise<{ params: Named<HostTensor>; result?: EpochResult; error?: unknown }> {
-  const { epochs = 1, resume } = options;
-  if (!Number.isInteger(epochs) || epochs < 1) {
-    throw new FewtuneError('OPTION_INVALID', `epochs is ${epochs}; it must be a whole number of at least 1.`);
+  const { epochs = 1, rateHalvings = 4, resume, checkpoint, data = null } = options;
+  for (const [name, value, least] of [
+    ['epochs', epochs, 1],
+    ['rateHalvings', rateHalvings, 0],
+  ] as const) {
+    if (Number.isInteger(value) && value >= least) continue;
+    throw new FewtuneError('OPTION_INVALID', `${name} is ${value}; it must be a whole number of at least ${least}.`);
   }
-  const configuration = { ...work.configuration, epochs };
+  // Frozen weights are part of it: it is not made for nothing.
+  const own = resume || checkpoint ? learning.configuration() : {};
+  const configuration = { ...own, epochs, rateHalvings, data };
   const resumed = resume === undefined ? undefined : await readCheckpoint(resume, configuration);
-  if (resumed) await work.restore(resumed.state);
+  const run = new EpochRun(learning, { ...options, epochs, configuration }, onStep, rateHalvings, resumed?.progress);
+  if (resumed) await run.restore(resumed.state);
   try {
-    const result = await loop(batches, options, work, configuration, resumed?.progress);
-    return { params: await work.params(), result };
+    return { result: await run.all(batches), params: await learning.params() };
   } catch (error) {
-    return { params: await work.params(), error };
+    return { params: await learning.params(), error };
   }
 }
 
-async function loop<Task, Event>(
-  batches: Batches<Task>,
-  { epochs = 1, checkpoint, signal }: EpochOptions<Event>,
-  work: Epochs<Task, Event>,
-  configuration: Readonly<Record<string, unknown>>,
-  from: Progress = { epoch: 0, batches: 0, sum: 0, steps: 0, epochLosses: [] },
-): Promise<EpochResult> {
-  const started = performance.now();
-  const epochLosses = [...from.epochLosses];
-  let step = from.steps;
-  const keep = async (epoch: number, batches: number, sum: number) => {
-    if (!checkpoint) return;
-    const progress = { epoch, batches, sum, steps: step, epochLosses };
-    await writeCheckpoint(checkpoint.path, configuration, progress, await work.snapshot());
-  };
-  for (let epoch = from.epoch; epoch < epochs; epoch++) {
-    const done = epoch === from.epoch ? from.batches : 0;
-    let sum = done > 0 ? from.sum : 0;
+/** Steps between two copies of the state that a diverging run goes back to. */
+const copyEvery = 10;
+/** Of names, in a checkpoint: the state that is gone back to. */
+const goodWord = 'good';
+
+interface RunOptions extends Pick<EpochOptions<never>, 'checkpoint' | 'signal'> {
+  readonly epochs: number;
+  readonly configuration: Readonly<Record<string, unknown>>;
+}
+
+class EpochRun<Task, Shown extends object> {
+  private readonly started = performance.now();
+  private readonly guard: RateGuard;
+  private readonly epochLosses: number[];
+  private steps: number;
+  /** The last state whose loss was good. */
+  private good: Named<HostTensor> | undefined;
+
+  constructor(
+    private readonly learning: Learning<Task, Shown>,
+    private readonly options: RunOptions,
+    private readonly onStep: (event: EpochEvent & Shown) => void,
+    rateHalvings: number,
+    private readonly from: Progress = { epoch: 0, batches: 0, sum: 0, steps: 0, epochLosses: [] },
+  ) {
+    this.guard = new RateGuard(rateHalvings, from.guard);
+    this.epochLosses = [...from.epochLosses];
+    this.steps = from.steps;
+  }
+
+  async restore(snapshot: Named<HostTensor>): Promise<void> {
+    const good = under(goodWord, snapshot);
+    if (Object.keys(good).length > 0) this.good = good;
+    const isGood = (name: string) => name.startsWith(`${goodWord}/`);
+    await this.learning.restore(Object.fromEntries(Object.entries(snapshot).filter(([name]) => !isGood(name))));
+  }
+
+  async all(batches: Batches<Task>): Promise<EpochResult> {
+    for (let epoch = this.from.epoch; epoch < this.options.epochs; epoch++) await this.epoch(batches, epoch);
+    return { steps: this.steps, rateHalvings: this.guard.halvings, epochLosses: this.epochLosses };
+  }
+
+  private async epoch(batches: Batches<Task>, epoch: number): Promise<void> {
+    const { signal, checkpoint, epochs } = this.options;
+    const done = epoch === this.from.epoch ? this.from.batches : 0;
+    let { sum, good = done } = done > 0 ? this.from : { sum: 0, good: 0 };
     let count = 0;
     for await (const tasks of typeof batches === 'function' ? batches(epoch) : batches) {
       if (count++ < done) continue;
       throwIfAborted(signal);
-      if (tasks.length === 0) throw new FewtuneError('ROWS_EMPTY', 'a batch has no episode; give it at least one.');
-      const { loss, skipped, shown } = await work.run(tasks);
-      step++;
-      if (skipped || !Number.isFinite(loss)) {
-        const what = Number.isFinite(loss) ? 'its gradient is not finite' : `the loss became ${loss}`;
-        throw new FewtuneError(
-          'LOSS_NOT_FINITE',
-          `meta-training diverged in step ${step}: ${what}. ${work.advice} The weights are those before that step.`,
-        );
+      if (tasks.length === 0) throw new FewtuneError('ROWS_EMPTY', 'a batch has no task; give it at least one.');
+      const { trouble, loss, lr, shown } = await this.step(tasks, epoch);
+      if (trouble === undefined) {
+        sum += loss;
+        good++;
       }
-      sum += loss;
-      if (checkpoint?.every && step % checkpoint.every === 0) await keep(epoch, count, sum);
-      work.emit({ epoch: epoch + 1, epochs, step, loss, ...shown, elapsedMs: performance.now() - started } as Event);
+      const warning = trouble === undefined ? {} : { warning: await this.goBack(trouble) };
+      if (checkpoint?.every && this.steps % checkpoint.every === 0) await this.keep(epoch, count, sum, good);
+      const elapsedMs = performance.now() - this.started;
+      this.onStep({ epoch: epoch + 1, epochs, step: this.steps, loss, lr, ...shown, elapsedMs, ...warning });
     }
-    if (count === 0) throw new FewtuneError('ROWS_EMPTY', `epoch ${epoch + 1} has no batch of episodes.`);
-    epochLosses.push(sum / count);
-    await keep(epoch + 1, 0, 0);
+    if (count === 0) throw new FewtuneError('ROWS_EMPTY', `epoch ${epoch + 1} has no batch of tasks.`);
+    this.epochLosses.push(sum / good);
+    await this.keep(epoch + 1, 0, 0, 0);
   }
-  return { steps: step, epochLosses };
+
+  private async step(tasks: readonly Task[], epoch: number) {
+    const { learning, guard } = this;
+    const at = { epoch, rateShare: 0.5 ** guard.halvings };
+    await learning.ready(tasks, at);
+    const copy = this.steps % copyEvery === 0 ? await learning.snapshot() : undefined;
+    const found = await learning.run(tasks, at);
+    // The loss is that of the weights before the step: those of the copy.
+    const trouble = guard.judge(found.loss, found.skipped, learning.harmless(tasks));
+    if (copy && trouble === undefined) {
+      this.good = copy;
+      guard.keptAt(this.steps);
+    }
+    this.steps++;
+    return { ...found, trouble };
+  }
+
+  /** Back to the last good weights, at half the rate. @returns what to tell @throws FewtuneError LOSS_NOT_FINITE */
+  private async goBack(trouble: string): Promise<string> {
+    const { guard, steps } = this;
+    const { rate, advice } = this.learning;
+    if (this.good) await this.learning.restore(this.good);
+    if (guard.lower()) {
+      const now = rate.value * 0.5 ** guard.halvings;
+      return `step ${steps} diverged: ${trouble}. ${rate.name} is now ${now}, and the weights are those of step ${guard.goodStep} again.`;
+    }
+    const tried = guard.halvings > 0 ? ` ${rate.name} was halved ${guard.halvings} times, which did not help.` : '';
+    throw new FewtuneError(
+      'LOSS_NOT_FINITE',
+      `meta-training diverged in step ${steps}: ${trouble}.${tried} ${advice} The weights are the last good ones.`,
+    );
+  }
+
+  private async keep(epoch: number, batches: number, sum: number, good: number): Promise<void> {
+    const { checkpoint, configuration } = this.options;
+    const state = checkpoint && (await this.learning.snapshot());
+    if (!state) return;
+    const { steps, epochLosses } = this;
+    const progress = { epoch, batches, sum, good, steps, epochLosses, guard: this.guard.state() };
+    await writeCheckpoint(checkpoint.path, configuration, progress, {
+      ...state,
+      ...prefixed(goodWord, this.good ?? {}),
+    });
+  }
 }

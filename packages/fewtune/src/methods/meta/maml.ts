@@ -1,6 +1,7 @@
 import type { HostTensor, Named } from '@fewtune/engine';
 import { FewtuneError } from '../../errors.js';
 import { type Run, startRun } from '../../run.js';
+import { checkStart } from '../named.js';
 import { descend } from './descend.js';
 import { type AnyExamples, type AnyMetaModel, checkExamples, type ModelInput } from './meta-model.js';
 import { type Bilevel, type MetaSchedule, metaSchedules } from './meta-step.js';
@@ -90,7 +91,7 @@ export class Maml {
     this.threads = threads;
     this.programs = new TaskPrograms(model, this.options, threads);
     const fresh = startParams(model, this.options);
-    if (start) checkStart(start, fresh);
+    if (start) checkStart(start, fresh, 'this model and variant');
     this.learned = start ?? fresh;
   }
 
@@ -113,7 +114,6 @@ export class Maml {
    */
   metaTrain(batches: TaskBatches, options: MetaTrainOptions = {}): Run<MetaTrainEvent, MetaTrainResult> {
     return startRun(async (emit) => {
-      checkCount('epochs', options.epochs ?? 1, 1);
       if (this.training) throw new FewtuneError('OPTION_INVALID', 'this Maml is being trained; await that run first.');
       this.training = true;
       try {
@@ -201,17 +201,6 @@ function checkOptions(options: Maml['options'], { headNames, weights, headStart 
   if (missing.length > 0) throw wrong(`the model's headNames name no weight of it: ${missing.join(', ')}.`);
   const adapted = [...Object.keys(weights), ...(headStart ? headNames : [])].filter(isAdapted(variant, headNames));
   if (adapted.length === 0) throw wrong(`${variant} has no weight to adapt: the model's headNames leave none.`);
-}
-
-/** @throws FewtuneError OPTION_INVALID when names or shapes are not those of the model and the variant */
-function checkStart(start: Named<HostTensor>, fresh: Named<HostTensor>): void {
-  const shapeOf = (tensor?: HostTensor) => (tensor ? `[${tensor.shape.join(', ')}]` : 'missing');
-  for (const name of new Set([...Object.keys(fresh), ...Object.keys(start)])) {
-    const [given, wanted] = [shapeOf(start[name]), shapeOf(fresh[name])];
-    if (given === wanted) continue;
-    const what = wanted === 'missing' ? 'and this model and variant have no such tensor' : `it must be ${wanted}`;
-    throw new FewtuneError('OPTION_INVALID', `start: "${name}" is ${given}, ${what}.`);
-  }
 }
 
 function checkCount(name: string, value: number, least: number): void {

@@ -3,7 +3,6 @@ import { existsSync } from 'node:fs';
 import type { HostTensor, Named } from '@fewtune/engine';
 import { ModelError, readSafetensors, writeSafetensors } from '@fewtune/models';
 import { FewtuneError } from '../../errors.js';
-import type { Bilevel } from './meta-step.js';
 import type { GuardState } from './rate-guard.js';
 
 /** How far a run has come. */
@@ -18,23 +17,6 @@ export interface Progress {
   /** Of this epoch's batches, those that did not diverge; all when left out. */
   readonly good?: number;
   readonly guard?: GuardState;
-}
-
-interface RunLength {
-  readonly epochs?: number;
-  readonly batchesPerEpoch?: number;
-  readonly rateHalvings?: number;
-  readonly data?: string;
-}
-
-/** Everything that must be the same for a resumed run to be the run it goes on from. */
-export function configurationOf(bilevel: Bilevel, options: RunLength): Record<string, unknown> {
-  const { epochs = 1, batchesPerEpoch = null, rateHalvings = 4, data = null } = options;
-  const { variant, innerLr, innerSteps, metaLr, metaSchedule, clipNorm, loss, proximal, transductive, model } = bilevel;
-  const weights = Object.entries(model.weights).map(([name, { shape }]) => `${name} [${shape.join(', ')}]`);
-  const outer = { metaLr, metaSchedule, clipNorm: clipNorm ?? null, epochs, batchesPerEpoch, rateHalvings };
-  const own = { variant, innerLr, innerSteps, ...outer, loss, proximal, transductive };
-  return { ...own, data, weights, frozen: digestOf(model.frozen) };
 }
 
 /** One text for the names and values of tensors that do not change in a run. */

@@ -16,6 +16,7 @@ import {
   trainStep,
 } from '@fewtune/engine';
 import { FewtuneError } from '../../errors.js';
+import { under } from '../named.js';
 import {
   type AnyMetaModel,
   type AnyMetaTask,
@@ -26,7 +27,6 @@ import {
   type ModelInput,
   rowSpec,
 } from './meta-model.js';
-import type { RateGuard } from './rate-guard.js';
 import { isRunning } from './step-norms.js';
 import { type BilevelOptions, type Phase, taskLoss } from './task-loss.js';
 
@@ -46,47 +46,39 @@ export type MetaSchedule = (typeof metaSchedules)[number];
 
 type Step = TrainStep<Named<TensorSpec>>;
 
-/** Steps between two copies of the state that a diverging run goes back to. */
-const copyEvery = 10;
-/** Of names, in a checkpoint: the state that is gone back to. */
-const goodPrefix = 'good/';
-
 /**
  * The compiled steps of a run, one a phase and rate, opened when it begins; the state moves on from one to the next.
  */
 export class Programs {
   private current: { readonly key: string; readonly step: Step } | undefined;
   private first: AnyMetaTask | undefined;
-  /** To go on from, of a checkpoint. */
-  private readonly carried: Named<HostTensor> | undefined;
-  /** With weights whose loss was good. */
-  private good: Named<HostTensor> | undefined;
+  /** To go on from, when a step is opened. */
+  private carried: Named<HostTensor> | undefined;
 
   constructor(
     private readonly bilevel: Bilevel,
     private readonly start: Named<HostTensor>,
     private readonly steps: number,
-    private readonly guard: RateGuard,
-    /** Of a checkpoint. */
-    snapshot?: Named<HostTensor>,
-  ) {
-    if (!snapshot) return;
-    const isGood = (name: string) => name.startsWith(goodPrefix);
-    const entries = Object.entries(snapshot);
-    this.carried = Object.fromEntries(entries.filter(([name]) => !isGood(name)));
-    const good = entries.flatMap(([name, value]) => (isGood(name) ? [[name.slice(goodPrefix.length), value]] : []));
-    if (good.length > 0) this.good = Object.fromEntries(good);
-  }
+  ) {}
 
-  /** The step after so many; `trouble` when it diverged. */
-  async run(phase: Phase, tasks: readonly AnyMetaTask[], shares: Float32Array, done: number) {
-    if (tasks.length === 0) throw new FewtuneError('ROWS_EMPTY', 'a batch has no task; give it at least one.');
+  /** Opens the step for such tasks, at a share of the rate. */
+  async ready(phase: Phase, tasks: readonly AnyMetaTask[], rateShare: number): Promise<void> {
     this.first ??= tasks[0]!;
     for (const task of tasks) this.check(task);
-    const step = await this.open(phase, this.first);
+    const key = JSON.stringify({ ...phase, rateShare });
+    if (this.current?.key === key) return;
+    const bilevel = { ...this.bilevel, metaLr: this.bilevel.metaLr * rateShare };
+    const step = await openStep(bilevel, this.start, phase, this.first, this.steps);
+    const state = this.current ? await this.current.step.snapshot() : this.carried;
+    if (state) await step.restore(state);
+    await this.current?.step.dispose();
+    this.current = { key, step };
+  }
+
+  /** A step on the tasks that it was made ready for. */
+  run(phase: Phase, tasks: readonly AnyMetaTask[], shares: Float32Array) {
     const stepWeights = hostTensor('float32', [shares.length], shares);
-    const copy = done % copyEvery === 0 ? await step.snapshot() : undefined;
-    const found = await step.run(
+    return this.current!.step.run(
       tasks.map(({ support, query }) => ({
         ...byName('supportX', support.x),
         supportY: support.y,
@@ -95,48 +87,26 @@ export class Programs {
         ...(phase.multiStep && { stepWeights }),
       })),
     );
-    // The loss is that of the weights before the step: those of the copy.
-    const trouble = this.guard.judge(found.loss, found.skipped);
-    if (copy && trouble === undefined) {
-      this.good = copy;
-      this.guard.keptAt(done);
-    }
-    return { ...found, trouble };
-  }
-
-  /** Back to the last weights that were good. */
-  async goBack(): Promise<void> {
-    if (this.good) await this.current?.step.restore(this.good);
   }
 
   /** The meta-learned tensors as they are now. */
   async params(): Promise<Named<HostTensor>> {
     if (this.current) return this.current.step.params();
-    return this.carried ? paramsOf(this.carried) : this.start;
+    return this.carried ? under('param', this.carried) : this.start;
   }
 
-  /** The whole state, and the one that is gone back to; undefined before the first step. */
+  /** The whole state; undefined before the first step is ready. */
   async snapshot(): Promise<Named<HostTensor> | undefined> {
-    const state = await this.current?.step.snapshot();
-    const good = Object.entries(this.good ?? {}).map(([name, value]) => [goodPrefix + name, value]);
-    return state && { ...state, ...Object.fromEntries(good) };
+    return this.current?.step.snapshot();
+  }
+
+  async restore(state: Named<HostTensor>): Promise<void> {
+    if (this.current) await this.current.step.restore(state);
+    else this.carried = state;
   }
 
   async dispose(): Promise<void> {
     await this.current?.step.dispose();
-  }
-
-  private async open(phase: Phase, task: AnyMetaTask): Promise<Step> {
-    const { halvings } = this.guard;
-    const key = JSON.stringify({ ...phase, halvings });
-    if (this.current?.key === key) return this.current.step;
-    const bilevel = { ...this.bilevel, metaLr: this.bilevel.metaLr * 0.5 ** halvings };
-    const step = await openStep(bilevel, this.start, phase, task, this.steps);
-    const state = this.current ? await this.current.step.snapshot() : this.carried;
-    if (state) await step.restore(state);
-    await this.current?.step.dispose();
-    this.current = { key, step };
-    return step;
   }
 
   private check({ support, query }: AnyMetaTask): void {
@@ -215,10 +185,4 @@ function withRunning(optimizer: Optimizer, clipNorm?: number): Optimizer {
       return { params: { ...moved.params, ...Object.fromEntries(averaged) }, state: moved.state };
     },
   };
-}
-
-/** Of a step's state, the meta-learned tensors. */
-function paramsOf(state: Named<HostTensor>): Named<HostTensor> {
-  const own = Object.entries(state).filter(([name]) => name.startsWith('param/'));
-  return Object.fromEntries(own.map(([name, value]) => [name.slice('param/'.length), value]));
 }

@@ -17,8 +17,6 @@ export class RateGuard {
 
   constructor(
     private readonly most: number,
-    /** A loss up to here is never an explosion: where tasks are easy, losses are near 0 and one may be far above all others. */
-    private readonly harmless: number,
     from: GuardState = { halvings: 0, first: 0, usual: 0, goodStep: -1 },
   ) {
     this.now = from;
@@ -36,13 +34,17 @@ export class RateGuard {
     return this.now;
   }
 
-  /** @returns what is wrong with a step; undefined when nothing is */
-  judge(loss: number, skipped = false): string | undefined {
+  /**
+   * @param harmless a loss up to here is no explosion: where tasks are easy, losses are near 0 and one may be far above
+   *   all others
+   * @returns what is wrong with a step; undefined when nothing is
+   */
+  judge(loss: number, skipped = false, harmless = 0): string | undefined {
     if (!Number.isFinite(loss)) return `the loss became ${loss}`;
     if (skipped) return 'its gradient is not finite';
     const { first, usual, goodStep } = this.now;
     const fresh = goodStep < 0;
-    if (!fresh && loss > Math.max(this.harmless, exploded * (first + usual))) {
+    if (!fresh && loss > Math.max(harmless, exploded * (first + usual))) {
       return `the loss rose to ${loss.toPrecision(3)} from about ${usual.toPrecision(3)}`;
     }
     this.now = fresh

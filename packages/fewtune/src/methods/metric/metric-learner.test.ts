@@ -143,6 +143,35 @@ test('a resumed run ends where one without a break does, bit for bit', async () 
   expect(readFileSync(path).length).toBeGreaterThan(1000);
 });
 
+test('a rate at which it diverges is lowered and told; a run resumed after that ends where one without a break does', async () => {
+  const options = { model: dense(), lr: 1.5 };
+  const path = join(folder, 'halved.safetensors');
+  const all = batches(4, 20);
+  await using whole = new MetricLearner(options);
+  const warnings: string[] = [];
+  const { rateHalvings, steps, epochLosses } = await whole.metaTrain(all, {
+    onProgress: ({ warning }) => warning && warnings.push(warning),
+  }).result;
+  expect(rateHalvings).toBeGreaterThan(0);
+  expect(warnings).toHaveLength(rateHalvings);
+  expect(warnings[0]).toMatch(
+    /^step \d+ diverged: the loss rose to .*\. lr is now 0\.75, and the weights are those of step 0/,
+  );
+  expect([steps, epochLosses.length]).toEqual([20, 1]);
+  await using broken = new MetricLearner(options);
+  const stop = new AbortController();
+  const run = broken.metaTrain(all, {
+    checkpoint: { path, every: 1 },
+    signal: stop.signal,
+    onProgress: ({ warning }) => warning && stop.abort(),
+  });
+  await expect(run.result).rejects.toMatchObject({ code: 'INTERRUPTED' });
+  await using resumed = new MetricLearner(options);
+  const ended = await resumed.metaTrain(all, { resume: path }).result;
+  expect(ended).toEqual({ rateHalvings, steps, epochLosses });
+  for (const [name, { data }] of Object.entries(whole.params)) expect(resumed.params[name]!.data).toEqual(data);
+});
+
 test('images: a query does not depend on the others, unless it is asked for', async () => {
   const model = imageEmbedding(conv4({ filters: 4, size: 16 }), { size: 16 });
   await using learner = new MetricLearner({ model });
@@ -175,10 +204,13 @@ test('what cannot be learned from is named', async () => {
   await expect(run({ query: Int32Array.of(0, 1) })).rejects.toThrow(
     'x: "rows" is float32 [45, 12]; the model takes float32 [rows, 12]; support and queries together are 17 rows',
   );
-  await expect(learner.metaTrain([]).result).rejects.toThrow('epoch 1 has no batch of episodes');
-  await expect(learner.metaTrain([[]]).result).rejects.toThrow('a batch has no episode');
+  await expect(learner.metaTrain([]).result).rejects.toThrow('epoch 1 has no batch of tasks');
+  await expect(learner.metaTrain([[]]).result).rejects.toThrow('a batch has no task');
   await using fast = new MetricLearner({ model: dense(), lr: 1e20 });
   const before = fast.params;
-  await expect(fast.metaTrain(batches(3, 10)).result).rejects.toMatchObject({ code: 'LOSS_NOT_FINITE' });
+  await expect(fast.metaTrain(batches(3, 10)).result).rejects.toThrow('lr was halved 4 times, which did not help');
+  await expect(fast.metaTrain(batches(3, 10), { rateHalvings: 0 }).result).rejects.toMatchObject({
+    code: 'LOSS_NOT_FINITE',
+  });
   expect(Object.keys(fast.params)).toEqual(Object.keys(before));
 });

@@ -1,7 +1,7 @@
 import type { HostTensor, Named } from '@fewtune/engine';
 import { FewtuneError } from '../../errors.js';
 import { type Run, startRun } from '../../run.js';
-import { type EpochOptions, type EpochResult, runEpochs } from '../epochs.js';
+import { type Batches, type EpochEvent, type EpochOptions, type EpochResult, runEpochs } from '../epochs.js';
 import { digestOf } from '../meta/meta-checkpoint.js';
 import { checkStart } from '../named.js';
 import type { EmbeddingModel } from './embedding-model.js';
@@ -9,23 +9,12 @@ import { headParams } from './metric-loss.js';
 import { type MetricLearnerOptions, type MetricSettings, metricSettings } from './metric-options.js';
 import { MetricPrograms } from './metric-programs.js';
 import { metricFeeds, openMetricStep } from './metric-step.js';
-import { checkInputs, episodeFeeds, type MetricTask } from './metric-task.js';
+import { checkInputs, episodeFeeds, type MetricTask, waysOf } from './metric-task.js';
 
 /** Batches of episodes, for every epoch the same or made anew; each batch is one step. */
-export type EpisodeBatches =
-  | Iterable<readonly MetricTask[]>
-  | ((epoch: number) => Iterable<readonly MetricTask[]> | AsyncIterable<readonly MetricTask[]>);
+export type EpisodeBatches = Batches<MetricTask>;
 
-export interface MetricTrainEvent {
-  /** From 1. */
-  readonly epoch: number;
-  readonly epochs: number;
-  readonly step: number;
-  /** Mean loss of the batch's episodes, before the step. */
-  readonly loss: number;
-  readonly lr: number;
-  readonly elapsedMs: number;
-}
+export type MetricTrainEvent = EpochEvent;
 
 /**
  * Learns an embedding from episodes: rows of one class come to lie together, so that a new class is known from a few
@@ -131,32 +120,49 @@ export class MetricLearner {
   private async train(
     batches: EpisodeBatches,
     options: EpochOptions<MetricTrainEvent>,
-    emit: (event: MetricTrainEvent) => void,
+    onStep: (event: MetricTrainEvent) => void,
   ) {
-    const step = await openMetricStep(this.model, this.options, this.learned, this.threads);
+    const { model, threads } = this;
+    const { lr, head } = this.options;
+    const open = (rateShare: number) =>
+      openMetricStep(model, { ...this.options, lr: lr * rateShare }, this.learned, threads);
+    let current = { rateShare: 1, step: await open(1) };
     try {
-      return await runEpochs<MetricTask, MetricTrainEvent>(batches, options, {
-        configuration: this.configuration(),
-        run: async (tasks) => {
-          const { loss, lr, skipped } = await step.run(
-            tasks.map((task) => metricFeeds(this.model, this.options, task)),
-          );
-          return { loss, skipped, shown: { lr } };
+      return await runEpochs<MetricTask, object>(
+        batches,
+        options,
+        {
+          configuration: () => this.configuration(),
+          ready: async (_, { rateShare }) => {
+            if (current.rateShare === rateShare) return;
+            const { step: before } = current;
+            current = { rateShare, step: await open(rateShare) };
+            await current.step.restore(await before.snapshot());
+            await before.dispose();
+          },
+          run: async (tasks) => {
+            const feeds = tasks.map((task) => metricFeeds(model, this.options, task));
+            return { ...(await current.step.run(feeds)), shown: {} };
+          },
+          snapshot: () => current.step.snapshot(),
+          restore: (state) => current.step.restore(state),
+          params: () => current.step.params(),
+          // Twice the loss of an even guess.
+          harmless: (tasks) => (head === 'relation' ? 1 : 2 * Math.log(Math.max(...tasks.map(waysOfTask)))),
+          rate: { name: 'lr', value: lr },
+          advice: `Lower lr (${lr}).`,
         },
-        snapshot: () => step.snapshot(),
-        restore: (state) => step.restore(state),
-        params: () => step.params(),
-        emit,
-        advice: `Lower lr (${this.options.lr}).`,
-      });
+        onStep,
+      );
     } finally {
-      await step.dispose();
+      await current.step.dispose();
     }
   }
 
   private configuration(): Record<string, unknown> {
-    const shapes = (tensors: Named<HostTensor>) =>
-      Object.entries(tensors).map(([name, { shape }]) => `${name} [${shape.join(', ')}]`);
-    return { ...this.options, params: shapes(this.learned), frozen: digestOf(this.model.frozen) };
+    const shapes = Object.entries(this.learned).map(([name, { shape }]) => `${name} [${shape.join(', ')}]`);
+    return { ...this.options, params: shapes, frozen: digestOf(this.model.frozen) };
   }
 }
+
+const waysOfTask = ({ support }: MetricTask) => waysOf(support);

@@ -63,7 +63,7 @@ export function answersOf({ support, query }: Pick<MetricTask, 'support' | 'quer
   return hostTensor('float32', [query.length, ways], oneHotRows(query, ways));
 }
 
-const waysOf = (support: Int32Array): number => support.reduce((most, way) => Math.max(most, way), -1) + 1;
+export const waysOf = (support: Int32Array): number => support.reduce((most, way) => Math.max(most, way), -1) + 1;
 
 const rowNumbers = (from: number, count: number): HostTensor =>
   hostTensor(
