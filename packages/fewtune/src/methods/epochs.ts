@@ -1,8 +1,8 @@
 import type { HostTensor, Named } from '@fewtune/engine';
 import { FewtuneError, throwIfAborted } from '../errors.js';
-import { type Progress, readCheckpoint, writeCheckpoint } from './meta/meta-checkpoint.js';
-import { RateGuard } from './meta/rate-guard.js';
 import { prefixed, under } from './named.js';
+import { RateGuard } from './rate-guard.js';
+import { type Progress, readCheckpoint, writeCheckpoint } from './run-checkpoint.js';
 
 export interface EpochOptions<Event> {
   /** Passes over the batches; 1 when left out. */

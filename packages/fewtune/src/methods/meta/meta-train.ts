@@ -1,7 +1,7 @@
 import type { HostTensor, Named } from '@fewtune/engine';
 import { FewtuneError } from '../../errors.js';
 import { type Batches, type EpochEvent, type EpochOptions, type EpochResult, runEpochs } from '../epochs.js';
-import { digestOf } from './meta-checkpoint.js';
+import { digestOf } from '../run-checkpoint.js';
 import type { AnyMetaTask } from './meta-model.js';
 import { type Bilevel, Programs } from './meta-step.js';
 import type { Phase } from './task-loss.js';

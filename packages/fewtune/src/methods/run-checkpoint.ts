@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import type { HostTensor, Named } from '@fewtune/engine';
 import { ModelError, readSafetensors, writeSafetensors } from '@fewtune/models';
-import { FewtuneError } from '../../errors.js';
+import { FewtuneError } from '../errors.js';
 import type { GuardState } from './rate-guard.js';
 
 /** How far a run has come. */
