@@ -20,6 +20,9 @@ from torch import nn
 warnings.filterwarnings("ignore")
 
 
+FEW = 150  # test episodes of the figure that is not compared
+
+
 class Norm(nn.Module):
     """Batch normalisation by the statistics of the batch, of `reference`, or (running) of training."""
 
@@ -182,7 +185,8 @@ def maml():
             model = adapted(support, support_labels, arm["testSteps"])
             with torch.no_grad():
                 transductive.append(accuracy(model(query), query_labels))
-                inductive.append(accuracy(model(query, support), query_labels))
+                if index < FEW:
+                    inductive.append(accuracy(model(query, support), query_labels))
         return transductive, inductive
 
     return test
@@ -217,10 +221,10 @@ def metric():
         losses.append(total)
         progress(len(losses), losses)
 
-    def scores() -> list[float]:
+    def scores(count: int) -> list[float]:
         found = []
         with torch.no_grad():
-            for index in range(len(data["test/support"])):
+            for index in range(count):
                 support, support_labels, query, query_labels = task("test", index)
                 classifier.process_support_set(support, support_labels)
                 found.append(accuracy(classifier(query), query_labels))
@@ -228,11 +232,11 @@ def metric():
 
     def test():
         classifier.eval()
-        inductive = scores()
+        inductive = scores(len(data["test/support"]))
         for module in backbone.modules():
             if isinstance(module, Norm):
                 module.running = False  # statistics of the support for it, of the queries for them
-        return scores(), inductive
+        return scores(min(FEW, len(data["test/support"]))), inductive
 
     return test
 

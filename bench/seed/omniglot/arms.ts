@@ -27,8 +27,8 @@ export interface MetricArm {
 
 export type Arm = MamlArm | MetricArm;
 
-const maml = { kind: 'maml', innerLr: 0.4, innerSteps: 1, testSteps: 3, metaLr: 1e-3 } as const;
-const metric = { kind: 'metric', lr: 1e-3 } as const;
+const maml = { kind: 'maml', innerLr: 0.4, innerSteps: 1, testSteps: 3, metaLr: 2e-3 } as const;
+const metric = { kind: 'metric', lr: 2e-3 } as const;
 
 /** Rates: Finn et al. 2017 for Omniglot 5-way 1-shot; where other methods have their own, these. */
 export const arms: readonly Arm[] = [

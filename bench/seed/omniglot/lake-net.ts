@@ -1,8 +1,15 @@
-import type { HostTensor } from '@fewtune/engine';
+import type { HostTensor, Named } from '@fewtune/engine';
 import { conv4 } from '@fewtune/models';
-import { type ImageSet, imageEmbedding, MetricLearner, wayLabels } from 'fewtune';
+import {
+  type EpochOptions,
+  type ImageSet,
+  imageEmbedding,
+  MetricLearner,
+  type MetricTrainEvent,
+  wayLabels,
+} from 'fewtune';
 import { say } from '../../lib/bench.js';
-import { generator, shuffled } from '../../lib/statistics.js';
+import { generator, mean, shuffled } from '../../lib/statistics.js';
 import { alphabetOf, drawerOf } from './data.js';
 import { randomBend, seen, type View } from './warp.js';
 
@@ -34,32 +41,42 @@ export interface LakeNet {
 export async function trainLakeNet(
   set: ImageSet,
   options: LakeOptions,
-  onStep?: (step: number, net: LakeNet) => Promise<void>,
+  run: Pick<EpochOptions<MetricTrainEvent>, 'checkpoint' | 'resume' | 'signal'> = {},
 ): Promise<LakeNet> {
-  const { steps, lr, filters, seed, threads } = options;
-  const model = imageEmbedding(conv4({ filters, seed }));
-  const learner = new MetricLearner({ model, lr, decaySteps: steps, threads, seed });
-  const random = generator(seed);
-  const draw = episodes(set, random, options);
-  const reference = seen(
-    set.images,
-    Array.from({ length: 160 }, (_, i) => Math.floor((i * set.labels.length) / 160)),
-    Array.from({ length: 160 }, (_, i) => ({ mirrored: i % 8 > 3, turns: i % 4 })),
-  );
+  const { steps } = options;
+  const learner = learnerOf(options);
   const losses: number[] = [];
+  // Made anew from the seed, so that a resumed run passes over what it has seen.
   const batches = function* () {
+    const draw = episodes(set, generator(options.seed), options);
     for (let step = 0; step < steps; step++) yield [draw()];
   };
-  const run = learner.metaTrain(batches, {
-    onProgress: ({ step, loss }) => {
-      losses.push(loss);
-      if (step % 50 === 0)
-        say(`step ${step} of ${steps}: loss ${(losses.slice(-50).reduce((a, b) => a + b) / 50).toFixed(3)}`);
-    },
-  });
-  await run.result;
-  await onStep?.(steps, { learner, reference });
-  return { learner, reference };
+  const onProgress = ({ step, loss }: { step: number; loss: number }) => {
+    losses.push(loss);
+    if (step % 50 === 0) say(`step ${step} of ${steps}: loss ${mean(losses.slice(-50)).toFixed(3)}`);
+  };
+  await learner.metaTrain(batches, { ...run, onProgress }).result;
+  return { learner, reference: referenceOf(set) };
+}
+
+/** A net that was trained before. */
+export function lakeNetOf(set: ImageSet, options: LakeOptions, params: Named<HostTensor>): LakeNet {
+  return { learner: learnerOf(options, params), reference: referenceOf(set) };
+}
+
+function learnerOf({ filters, lr, steps, seed, threads }: LakeOptions, start?: Named<HostTensor>): MetricLearner {
+  const model = imageEmbedding(conv4({ filters, seed }));
+  return new MetricLearner({ model, lr, decaySteps: steps, threads, seed, start });
+}
+
+/** 160 training images, turned and mirrored in all eight ways. */
+function referenceOf({ images, labels }: ImageSet): HostTensor {
+  const rows = Array.from({ length: 160 }, (_, i) => Math.floor((i * labels.length) / 160));
+  return seen(
+    images,
+    rows,
+    rows.map((_, i) => ({ mirrored: i % 8 > 3, turns: i % 4 })),
+  );
 }
 
 function episodes(set: ImageSet, random: () => number, { alphabets, queries, elastic }: LakeOptions) {

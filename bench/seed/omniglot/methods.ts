@@ -62,7 +62,7 @@ const interval = (values: readonly number[]) => studentInterval(values.map((valu
 const between = ({ low, high }: { low: number; high: number }) =>
   `95 % interval ${low.toFixed(2)} to ${high.toFixed(2)}`;
 
-function armRows(arm: Arm, { steps, testEpisodes }: Setting, results: ReadonlyMap<string, ArmResult>): Row[] {
+function armRows(arm: Arm, { steps }: Setting, results: ReadonlyMap<string, ArmResult>): Row[] {
   const [ours, theirs] = [results.get(arm.name)!, results.get(arm.peer)];
   const kinds =
     arm.kind === 'maml' ? (['transductive', 'inductive'] as const) : (['inductive', 'transductive'] as const);
@@ -71,7 +71,7 @@ function armRows(arm: Arm, { steps, testEpisodes }: Setting, results: ReadonlyMa
     const peer = theirs && interval(theirs[kind]);
     const what = `5-way 1-shot, ${arm.name}${kind === 'transductive' ? ', statistics of the queries' : ''}`;
     const note = [
-      `${between(own)}, ${testEpisodes.length} episodes`,
+      `${between(own)}, ${ours[kind].length} episodes`,
       peer ? `${arm.peer} ${between(peer)}` : noPeers,
       rank === 0
         ? `${steps} steps of ${tasksPerStep} tasks; published ${arm.published} (whole Omniglot, other split)`

@@ -9,7 +9,7 @@ import { backgroundSets, characters28, ofAlphabets } from './data.js';
 export const ways = 5;
 export const shots = 1;
 export const trainQueries = 5;
-export const testQueries = 15;
+export const testQueries = 5;
 export const tasksPerStep = 4;
 
 /** What every arm of the comparison is given: the same images, the same episodes in the same order, the same start. */
@@ -32,12 +32,11 @@ export const network = (head: boolean) => conv4({ variant: 'stride-2', ...(head 
  * Trained on the alphabets of "small 1", each turned character a class (544 classes); tested upright on the alphabets
  * that are in "small 2" alone (106 classes).
  */
-export async function omniglotSetting(quick: boolean): Promise<Setting> {
+export async function omniglotSetting(quick: boolean, steps = quick ? 10 : 1000): Promise<Setting> {
   const all = await characters28();
   const train = rotationClasses(ofAlphabets(all, backgroundSets[1]));
   const unseen = backgroundSets[2].filter((name) => !(backgroundSets[1] as readonly string[]).includes(name));
   const test = ofAlphabets(all, unseen);
-  const steps = quick ? 10 : 400;
   const draw = ({ labels, classes }: ImageSet, queries: number, seed: number, count: number) => [
     ...episodeSampler({ labels, classNames: classes, shape: { ways, shots, queries }, seed }).episodes(count),
   ];
@@ -45,7 +44,7 @@ export async function omniglotSetting(quick: boolean): Promise<Setting> {
   const testEpisodes = draw(test, testQueries, 2, quick ? 10 : 600);
   const folder = path.join(resultsFolder, 'omniglot');
   mkdirSync(folder, { recursive: true });
-  const file = path.join(folder, `setting${quick ? '-quick' : ''}.safetensors`);
+  const file = path.join(folder, `setting-${steps}.safetensors`);
   const start = network(true).weights;
   const rowsOf = (episodes: readonly Episode[], part: 'support' | 'query') => {
     const each = episodes[0]![part].length;
