@@ -3,10 +3,11 @@ import { Unavailable } from '../lib/paths.js';
 import type { Row } from '../lib/report.js';
 import type { Part } from './engine/part.js';
 import { contextOf, finished } from './engine.js';
+import { distances } from './omniglot/distances.js';
 import { lake } from './omniglot/lake.js';
 import { methods } from './omniglot/methods.js';
 
-const parts: readonly Part[] = [methods, lake];
+const parts: readonly Part[] = [methods, lake, distances];
 
 export const omniglotParts: readonly string[] = parts.map(({ name }) => name);
 

@@ -1,0 +1,241 @@
+import {
+  attentionPrototypeHead,
+  classDistances,
+  episodeSampler,
+  headLogits,
+  type ImageSet,
+  imageEmbedding,
+  intoSubspace,
+  MetricLearner,
+  type MetricLearnerOptions,
+  supportSubspace,
+  takeRows,
+  wayLabels,
+} from 'fewtune';
+import { say } from '../../lib/bench.js';
+import { type Row, row } from '../../lib/report.js';
+import { mean, studentInterval } from '../../lib/statistics.js';
+import type { Part } from '../engine/part.js';
+import { normalisedBy } from './run-arm.js';
+import { network, omniglotSetting } from './setting.js';
+
+const trainShape = { ways: 20, shots: 5, queries: 5 };
+const testShape = { ways: 5, shots: 5, queries: 15 };
+
+/** Embeddings of a set of images. */
+interface Features {
+  readonly hidden: number;
+  /** [n, hidden] */
+  readonly rows: Float32Array;
+}
+
+/**
+ * How far apart unseen characters lie, and what one wrong label in five costs: the plain prototypical network, and the
+ * improved one. Both train on the same episodes. The improved one learns by cosines with a learned temperature, is then
+ * seen in the discriminant space of the training classes, and weighs its support by attention.
+ */
+export const distances: Part = {
+  name: 'distances',
+  async run({ quick }) {
+    const { train, test } = await omniglotSetting(quick, 10);
+    const steps = quick ? 10 : 500;
+    const plain = await embedded('plain', { metric: 'euclidean' }, train, test, steps);
+    const cosine = await embedded('improved', { metric: 'cosine' }, train, test, steps);
+    const improved = discriminant(cosine.train, train, cosine.test);
+    const pixels = { hidden: 28 * 28, rows: test.images.data as Float32Array };
+    const { distances: apart, rows } = distanceRows(test, { pixels, plain: plain.test, cosine: cosine.test, improved });
+    return [
+      ...rows,
+      row({
+        what: 'Unseen characters: inter/intra, improved against plain',
+        ours: apart.improved!.ratio,
+        unit: '',
+        peer: apart.plain!.ratio,
+        peerName: 'plain ProtoNet',
+        target: '>= 1.5x peer',
+        note: `intra ${change(apart.improved!.intra, apart.plain!.intra)}, inter ${change(apart.improved!.inter, apart.plain!.inter)}; ${steps} episodes each`,
+      }),
+      ...accuracyRows(test, plain.test, improved, quick),
+    ];
+  },
+};
+
+const change = (now: number, before: number) =>
+  `${now > before ? '+' : '−'}${Math.abs(100 * (now / before - 1)).toFixed(0)} %`;
+
+export async function embedded(
+  name: string,
+  options: Pick<MetricLearnerOptions, 'metric' | 'scale' | 'learnScale'>,
+  train: ImageSet,
+  test: ImageSet,
+  steps: number,
+): Promise<{ train: Features; test: Features }> {
+  const model = imageEmbedding(network(false));
+  await using learner = new MetricLearner({ ...options, model, lr: 2e-3, decaySteps: steps });
+  const sampler = episodeSampler({ labels: train.labels, classNames: train.classes, shape: trainShape, seed: 3 });
+  const { ways, shots, queries } = trainShape;
+  const batches = function* () {
+    for (const { support, query } of sampler.episodes(steps)) {
+      const x = { images: takeRows(train.images, [...support, ...query]) };
+      yield [{ x, support: wayLabels(ways, shots), query: wayLabels(ways, queries) }];
+    }
+  };
+  const onProgress = ({ step, loss }: { step: number; loss: number }) => {
+    if (step % 100 === 0) say(`${name}: step ${step} of ${steps}, loss ${loss.toFixed(3)}`);
+  };
+  await learner.metaTrain(batches, { onProgress }).result;
+  await using fixed = new MetricLearner({ ...options, model: normalisedBy(model, train), start: learner.params });
+  const features = async ({ images }: ImageSet): Promise<Features> => {
+    const rows = new Float32Array(images.shape[0]! * model.dim);
+    for (let from = 0; from < images.shape[0]!; from += 256) {
+      const count = Math.min(256, images.shape[0]! - from);
+      const some = takeRows(
+        images,
+        Array.from({ length: count }, (_, i) => from + i),
+      );
+      rows.set((await fixed.embed({ images: some })).data as Float32Array, from * model.dim);
+    }
+    return { hidden: model.dim, rows };
+  };
+  return { train: await features(train), test: await features(test) };
+}
+
+/** Features of unit length. */
+function unit({ hidden, rows }: Features): Features {
+  const out = new Float32Array(rows.length);
+  for (let start = 0; start < rows.length; start += hidden) {
+    const own = rows.subarray(start, start + hidden);
+    const length = Math.sqrt(own.reduce((sum, value) => sum + value * value, 0)) || 1;
+    for (let i = 0; i < hidden; i++) out[start + i] = own[i]! / length;
+  }
+  return { hidden, rows: out };
+}
+
+/** Coordinates in which the training classes differ, whitened within them: a metric that is learned once. */
+export function discriminant(train: Features, { labels, classes }: ImageSet, test: Features): Features {
+  const { hidden, rows: features } = unit(train);
+  const space = supportSubspace({ hidden, features, labels, classes: classes.length }, 0.2);
+  return { hidden: space.rank, rows: intoSubspace(space, unit(test).rows) };
+}
+
+function distanceRows({ labels, classes }: ImageSet, of: Readonly<Record<string, Features>>) {
+  const names: Record<string, string> = {
+    pixels: 'pixels, untrained',
+    plain: 'plain ProtoNet',
+    cosine: 'cosine ProtoNet',
+    improved: 'improved: cosine, discriminant space of the training classes',
+  };
+  const found = Object.entries(of).map(
+    ([name, { hidden, rows }]) =>
+      [name, classDistances({ hidden, features: rows, labels, classes: classes.length })] as const,
+  );
+  const rows = found.flatMap(([name, apart]) =>
+    (['intra', 'inter', 'ratio', 'silhouette', 'daviesBouldin'] as const).map((measure) =>
+      row({
+        what: `Unseen characters: ${measure}, ${names[name]}`,
+        ours: apart[measure],
+        unit: '',
+        target: null,
+        note: `${classes.length} characters of 20 drawings, rows of unit length`,
+      }),
+    ),
+  );
+  return { distances: Object.fromEntries(found), rows };
+}
+
+/** 5-way 5-shot, labels right and with the first of each way's five carrying the next way's label. */
+function accuracyRows(test: ImageSet, plain: Features, improved: Features, quick: boolean): Row[] {
+  const sampler = episodeSampler({ labels: test.labels, classNames: test.classes, shape: testShape, seed: 4 });
+  const { ways, shots, queries } = testShape;
+  const right = wayLabels(ways, shots);
+  const wrong = right.map((way, i) => (i % shots === 0 ? (way + 1) % ways : way));
+  const answers = wayLabels(ways, queries);
+  const unitImproved = unit(improved);
+  const scores = [...sampler.episodes(quick ? 20 : 600)].map(({ support, query }) => {
+    const accuracies = ([right, wrong] as const).map((labels) => [
+      hitShare(nearestMeans(plain, support, labels, ways, query), answers),
+      hitShare(byAttention(unitImproved, support, labels, ways, query), answers),
+    ]);
+    return { plain: accuracies.map(([own]) => own!), improved: accuracies.map(([, own]) => own!) };
+  });
+  const interval = (of: (score: (typeof scores)[number]) => number) =>
+    studentInterval(scores.map((score) => 100 * of(score)));
+  const between = ({ low, high }: { low: number; high: number }) =>
+    `95 % interval ${low.toFixed(2)} to ${high.toFixed(2)}`;
+  const own = interval(({ improved }) => improved[0]!);
+  const behind = interval((score) => score.plain[0]! - score.improved[0]!);
+  const lost = (of: 'plain' | 'improved') => mean(scores.map((score) => 100 * (score[of][0]! - score[of][1]!)));
+  return [
+    row({
+      what: 'Unseen characters, 5-way 5-shot: improved',
+      ours: own.mean,
+      unit: '%',
+      peer: interval((score) => score.plain[0]!).mean,
+      peerName: 'plain ProtoNet',
+      target: '>= 1x peer',
+      note: `${between(own)}, ${scores.length} episodes; points behind plain, paired: ${behind.mean.toFixed(2)}, ${between(behind)}`,
+    }),
+    row({
+      what: 'Unseen characters, 5-way 5-shot: accuracy lost to one wrong label in five',
+      ours: lost('improved'),
+      unit: 'points',
+      peer: lost('plain'),
+      peerName: 'plain ProtoNet',
+      target: '<= 0.5x peer',
+    }),
+  ];
+}
+
+const hitShare = (found: readonly number[], answers: Int32Array) =>
+  mean(found.map((way, i) => (way === answers[i] ? 1 : 0)));
+
+const gathered = ({ hidden, rows }: Features, of: Int32Array): Float32Array => {
+  const out = new Float32Array(of.length * hidden);
+  of.forEach((row, i) => {
+    out.set(rows.subarray(row * hidden, (row + 1) * hidden), i * hidden);
+  });
+  return out;
+};
+
+/** The way whose mean is nearest by Euclidean distance: what the plain network was trained for. */
+function nearestMeans(
+  features: Features,
+  support: Int32Array,
+  labels: Int32Array,
+  ways: number,
+  query: Int32Array,
+): number[] {
+  const { hidden } = features;
+  const shown = gathered(features, support);
+  const means = new Float64Array(ways * hidden);
+  const counts = new Int32Array(ways);
+  for (const label of labels) counts[label]!++;
+  labels.forEach((label, i) => {
+    for (let j = 0; j < hidden; j++) means[label * hidden + j]! += shown[i * hidden + j]! / counts[label]!;
+  });
+  const asked = gathered(features, query);
+  return Array.from(query, (_, i) => {
+    const away = Array.from({ length: ways }, (_, way) => {
+      let sum = 0;
+      for (let j = 0; j < hidden; j++) sum += (asked[i * hidden + j]! - means[way * hidden + j]!) ** 2;
+      return sum;
+    });
+    return away.indexOf(Math.min(...away));
+  });
+}
+
+function byAttention(
+  features: Features,
+  support: Int32Array,
+  labels: Int32Array,
+  ways: number,
+  query: Int32Array,
+): number[] {
+  const { hidden } = features;
+  const head = attentionPrototypeHead({ hidden, classes: ways, features: gathered(features, support), labels });
+  const logits = headLogits(head, gathered(features, query));
+  return Array.from(query, (_, i) => {
+    const own = logits.subarray(i * ways, (i + 1) * ways);
+    return own.indexOf(Math.max(...own));
+  });
+}
