@@ -91,6 +91,45 @@ test('train from a start: its encoder is used, and the report says where it come
   expect(again.report.encoder).toEqual(model.report.encoder);
 });
 
+test.each([
+  ['maml', {}, 0],
+  ['meta-sgd', { variant: 'meta-sgd' }, 1],
+] as const)('%s: a start for inner steps is saved, opened and adapted to new classes', async (name, more, rates) => {
+  const out = join(cwd, name);
+  const options = { steps: 4, ways: 4, shots: 2, queries: 2, innerSteps: 2, innerLr: 0.05, ...more };
+  const trained = await metaTrainEncoder(data, { encoder, method: 'maml', options, threads: 1 }).result;
+  await trained.save(out);
+  const opened = await openMetaTrained(out);
+  expect(opened.report).toMatchObject({ kind: 'maml', steps: 4, options });
+  const { params, settings, encoder: base } = opened.mamlStart();
+  expect({ params, settings }).toEqual({ params: trained.mamlStart().params, settings: trained.mamlStart().settings });
+  expect(base.fingerprint).toBe(opened.report.base.fingerprint);
+  expect(Object.keys(params).some((key) => key.startsWith('rate/'))).toBe(rates === 1);
+  expect(settings).toMatchObject({ innerSteps: 2, innerLr: 0.05, ...more });
+
+  await using model = await train(unseen, { method: 'maml', from: out, threads: 1 }).result;
+  expect(model.report.method).toMatchObject({ name: 'maml', details: { metaTrained: true, innerSteps: 2 } });
+  expect(model.report.encoder!.start).toMatchObject({ source: name, kind: 'maml' });
+  await model.save(join(cwd, `${name}-model`));
+  await using again = await load(join(cwd, `${name}-model`));
+  const asked = unseen.texts.slice(0, 4);
+  expect(await again.predict(asked)).toEqual(await model.predict(asked));
+  await model.learn('more', ['amber tell ledge', 'ledge me amber now']);
+  const [found] = await model.predict(['ledge amber']);
+  expect(found!.label).toBe('more');
+});
+
+test('a start of metric learning does for inner steps as well; options of the other way are refused', async () => {
+  await using model = await train(unseen, { method: 'maml', options: { innerSteps: 1 }, from: start(), threads: 1 })
+    .result;
+  expect(model.report.method.details).toMatchObject({ metaTrained: true, innerSteps: 1, rateHalvings: 0 });
+  const wrong = metaTrainEncoder(data, { encoder, method: 'maml', options: { temperature: 0.1 } });
+  expect(await refusal(wrong.result)).toMatchObject({
+    code: 'OPTION_INVALID',
+    message: expect.stringContaining('innerSteps'),
+  });
+});
+
 test('classes that the start has seen are told: in the run, in the report', async () => {
   const { report } = await openMetaTrained(start());
   const [seen] = report.classes;

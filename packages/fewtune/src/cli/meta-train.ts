@@ -9,7 +9,13 @@ import { quoteSome } from '../data/dataset.js';
 import { readTable } from '../data/read-table.js';
 import { FewtuneError } from '../errors.js';
 import { percent, printable, table } from '../text.js';
-import { checkMetaTrainOptions, metaTrainDefaults, metaTrainEncoder } from '../workflow/meta-train.js';
+import {
+  checkMetaTrainOptions,
+  type MetaMethod,
+  metaMethods,
+  metaTrainDefaults,
+  metaTrainEncoder,
+} from '../workflow/meta-train.js';
 import type { MetaTrained } from '../workflow/meta-trained.js';
 import { assignment, integer, jsonOption, labelOption, textOption, threadsOption } from './options.js';
 import { Progress } from './progress.js';
@@ -21,7 +27,7 @@ interface MetaTrainFlags {
   folds?: string;
   fold?: string;
   split?: Partial<Record<SplitName, number>>;
-  method: 'prototype';
+  method: MetaMethod;
   set?: Record<string, unknown>;
   encoder?: string;
   out?: string;
@@ -40,7 +46,7 @@ export function metaTrainCommand(signal: AbortSignal): Command {
     .option('--split <a,b,c>', 'classes to train on, validate on and test on: fractions or numbers', parts)
     .option('--folds <file>', 'JSON file with the classes of each part, instead of --split')
     .option('--fold <name>', 'which of the folds in that file')
-    .option('--method <name>', 'prototype', metaTrainDefaults.method)
+    .option('--method <name>', metaMethods.join(', '), metaTrainDefaults.method)
     .option('--set <name=value>', 'an option of the training; repeat for several', assignment)
     .option('--encoder <id|dir>', 'Hub id or folder of a sentence encoder; default: the embedded all-MiniLM-L6-v2')
     .option('--out <dir>', 'folder to write; default: starts/<name of the file>')

@@ -4,6 +4,7 @@ import type { FeatureSource, FitContext } from '../methods/method.js';
 
 export interface ContextOptions {
   readonly encoder?: string | Encoder;
+  readonly mamlStart?: FitContext['mamlStart'];
   readonly seed: number;
   readonly threads?: number;
   readonly signal?: AbortSignal;
@@ -13,7 +14,7 @@ export interface ContextOptions {
 /** What the fits of one run share: the encoder, loaded on first use, and the features computed so far. */
 export interface RunContext extends FitContext, AsyncDisposable {}
 
-export function openContext({ encoder: id, seed, threads, signal, onWarning }: ContextOptions): RunContext {
+export function openContext({ encoder: id, mamlStart, seed, threads, signal, onWarning }: ContextOptions): RunContext {
   let encoder: Promise<Encoder> | undefined;
   let features: Promise<CachedFeatures> | undefined;
   const loadOnce = () => {
@@ -27,6 +28,7 @@ export function openContext({ encoder: id, seed, threads, signal, onWarning }: C
   return {
     encoder: loadOnce,
     features: openOnce,
+    ...(mamlStart && { mamlStart }),
     seed,
     threads,
     signal,

@@ -7,21 +7,36 @@ import { type ClassFold, type SplitName, splitClasses } from '../data/class-spli
 import { quoteSome, type TextDataset } from '../data/dataset.js';
 import { type EpisodeSource, metaDataset } from '../data/meta-dataset.js';
 import { FewtuneError } from '../errors.js';
+import { mamlVariants } from '../methods/meta/task-loss.js';
+import {
+  type MetaMamlOptions,
+  type MetaMamlResult,
+  metaMamlDefaults,
+  metaTrainMaml,
+} from '../methods/meta/text-maml.js';
 import { episodeAccuracy } from '../methods/metric/episode-accuracy.js';
-import { metaTextDefaults, metaTrainText } from '../methods/metric/meta-train-text.js';
+import {
+  type MetaTextOptions,
+  type MetaTextResult,
+  metaTextDefaults,
+  metaTrainText,
+} from '../methods/metric/meta-train-text.js';
 import { adaptEncoder } from '../methods/peft/adapter.js';
 import { type Run, startRun } from '../run.js';
 import { version } from '../version.js';
 import { MetaTrained, roundedToHalf } from './meta-trained.js';
 
+export const metaMethods = ['prototype', 'maml'] as const;
+export type MetaMethod = (typeof metaMethods)[number];
+
 export interface MetaTrainEncoderOptions {
-  /** Default `prototype`. */
-  readonly method?: 'prototype';
+  /** `prototype`: contrastive, for every method. `maml`: after that also for inner steps of `--method maml`. Default `prototype`. */
+  readonly method?: MetaMethod;
   /** Classes of each part. Give this or `split`. */
   readonly fold?: ClassFold;
   /** Numbers of classes of each part, or fractions; default half to train on, a quarter each to validate and test. */
   readonly split?: Partial<Readonly<Record<SplitName, number>>>;
-  /** Options of the training, as {@link metaTextDefaults} lists them. */
+  /** Options of the training, as {@link metaTextDefaults} or {@link metaMamlDefaults} lists them. */
   readonly options?: Readonly<Record<string, unknown>>;
   /** Hub id or folder of the encoder; default: the embedded one. */
   readonly encoder?: string;
@@ -45,17 +60,20 @@ export interface MetaTrainEncoderEvent {
 }
 
 export const metaTrainDefaults = {
-  method: 'prototype',
+  method: 'prototype' as MetaMethod,
   split: { train: 0.5, validation: 0.25, test: 0.25 },
   seed: 7,
 } as const;
 
 const count = z.number().int().positive();
-const optionsSchema = z.strictObject({
+const loraOptions = {
   rank: count.optional(),
   alpha: z.number().positive().optional(),
   targets: z.union([z.literal('all-linear'), z.array(z.string()).min(1)]).optional(),
   steps: count.optional(),
+};
+const metricSchema = z.strictObject({
+  ...loraOptions,
   lr: z.number().positive().optional(),
   classesPerBatch: z.number().int().min(2).optional(),
   perClass: z.union([z.number().int().min(2), z.literal('auto')]).optional(),
@@ -66,6 +84,23 @@ const optionsSchema = z.strictObject({
   validateEvery: count.optional(),
   patience: count.optional(),
 });
+const mamlSchema = z.strictObject({
+  ...loraOptions,
+  variant: z.enum(mamlVariants).optional(),
+  innerLr: z.number().positive().optional(),
+  innerSteps: z.number().int().min(0).optional(),
+  scale: z.number().positive().optional(),
+  tasksPerStep: count.optional(),
+  ways: z.number().int().min(2).optional(),
+  shots: count.optional(),
+  queries: count.optional(),
+  metaLr: z.number().positive().optional(),
+  clipNorm: z.number().positive().optional(),
+});
+const recipes = {
+  prototype: { schema: metricSchema, defaults: metaTextDefaults },
+  maml: { schema: mamlSchema, defaults: metaMamlDefaults },
+} as const;
 
 /**
  * Meta-trains an encoder on some classes of a table, so that classes it has never seen lie apart: a start from which every
@@ -91,15 +126,18 @@ export function metaTrainEncoder(
  * @throws FewtuneError OPTION_INVALID
  */
 export function checkMetaTrainOptions({
-  method,
+  method = metaTrainDefaults.method,
   fold,
   split,
   options = {},
   checkpoint,
   resume,
 }: MetaTrainEncoderOptions) {
-  if (method !== undefined && method !== 'prototype') {
-    throw new FewtuneError('OPTION_INVALID', `method ${JSON.stringify(method)}: meta-training knows prototype.`);
+  if (!metaMethods.includes(method)) {
+    throw new FewtuneError(
+      'OPTION_INVALID',
+      `method ${JSON.stringify(method)}: meta-training knows ${metaMethods.join(' and ')}.`,
+    );
   }
   if (fold !== undefined && split !== undefined) {
     throw new FewtuneError('OPTION_INVALID', 'class folds and split fractions were both given; give one of them.');
@@ -107,12 +145,13 @@ export function checkMetaTrainOptions({
   if (resume && checkpoint === undefined) {
     throw new FewtuneError('OPTION_INVALID', 'resume: there is no checkpoint to go on from; name one.');
   }
-  const parsed = optionsSchema.safeParse(options);
-  if (parsed.success) return { ...metaTextDefaults, ...parsed.data };
+  const { schema, defaults } = recipes[method];
+  const parsed = schema.safeParse(options);
+  if (parsed.success) return { ...defaults, ...parsed.data };
   const wrong = parsed.error.issues.map(({ path, message }) =>
     path.length > 0 ? `${path.join('.')}: ${message}` : message,
   );
-  const known = Object.entries(metaTextDefaults).filter(([name]) => name !== 'seed');
+  const known = Object.entries(defaults).filter(([name]) => name !== 'seed');
   throw new FewtuneError(
     'OPTION_INVALID',
     `meta-train: ${wrong.join('; ')}. Its options, with their defaults: ${known.map(([name, value]) => `${name}=${value}`).join(', ')}.`,
@@ -144,24 +183,21 @@ async function metaTrained(
   });
 
   const base = await loadEncoder(options.encoder, { signal });
-  const run = metaTrainText(base, train, {
-    ...settings,
-    ...(validation.classes.length > 0 && { validation }),
+  const how = {
     ...(checkpoint !== undefined && { checkpoint: { path: checkpoint } }),
     ...(resume && { resume: checkpoint }),
     seed,
     threads,
     signal,
-  });
-  for await (const { step, steps, loss, lr, validation: accuracy } of run) {
-    tell('train', 0.02 + (0.93 * step) / steps, {
-      step,
-      loss,
-      lr,
-      ...(accuracy === undefined ? {} : { validation: accuracy }),
-    });
-  }
-  const trained = await run.result;
+  };
+  const given = validation.classes.length > 0 ? { validation } : {};
+  const { method = metaTrainDefaults.method } = options;
+  const onStep = (fraction: number, metrics: MetaTrainEncoderEvent['metrics']) =>
+    tell('train', 0.02 + 0.93 * fraction, metrics);
+  const trained =
+    method === 'maml'
+      ? await byMaml(base, train, { ...settings, ...how, warmUp: given }, onStep)
+      : await byMetric(base, train, { ...settings, ...how, ...given }, onStep);
   const { steps, keptStep, keptShare, validation: looks, classes } = trained;
   const adapter = roundedToHalf(trained.adapter); // as it is saved: half the size, and measured as it will be used
   const encoder = adaptEncoder(base, adapter);
@@ -173,13 +209,13 @@ async function metaTrained(
   tell('measure', 1, Object.fromEntries(measured.map(({ on, after }) => [on, after])));
   const report: MetaReport = {
     schemaVersion: 1,
-    kind: 'metric',
+    kind: method === 'maml' ? 'maml' : 'metric',
     library: { name: 'fewtune', version },
     created: new Date().toISOString(),
     base: { id: base.id, ...(base.revision && { revision: base.revision }), fingerprint: base.fingerprint },
     pooling: base.pooling,
     options: settings,
-    head: { metric: 'cosine', temperature: settings.temperature },
+    head: { metric: 'cosine', temperature: trained.temperature },
     trainingData: { source: basename(data.source), fingerprint: fingerprintOf(train), examples: train.texts.length },
     classes: [...classes],
     validationClasses: [...validation.classes],
@@ -190,7 +226,39 @@ async function metaTrained(
     seed,
     seconds: (performance.now() - began) / 1000,
   };
-  return new MetaTrained({ report, adapter, encoder });
+  return new MetaTrained({ report, adapter, encoder, base, ...(trained.rates && { meta: trained.rates }) });
+}
+
+/** What both ways of training give. */
+type Trained = Omit<MetaTextResult, 'encoder'> & {
+  readonly temperature: number;
+  readonly rates?: MetaMamlResult['rates'];
+};
+type OnStep = (fraction: number, metrics: MetaTrainEncoderEvent['metrics']) => void;
+
+async function byMetric(
+  base: Encoder,
+  train: EpisodeSource,
+  options: MetaTextOptions,
+  onStep: OnStep,
+): Promise<Trained> {
+  const run = metaTrainText(base, train, options);
+  for await (const { step, steps, loss, lr, validation: accuracy } of run) {
+    onStep(step / steps, { step, loss, lr, ...(accuracy === undefined ? {} : { validation: accuracy }) });
+  }
+  return { ...(await run.result), temperature: options.temperature ?? metaTextDefaults.temperature };
+}
+
+/** Its warm-up is the other way, which takes about a third of the time. */
+async function byMaml(base: Encoder, train: EpisodeSource, options: MetaMamlOptions, onStep: OnStep): Promise<Trained> {
+  const run = metaTrainMaml(base, train, options);
+  for await (const { stage, step, steps, loss, lr, warning } of run) {
+    const fraction = stage === 'warm-up' ? (0.3 * step) / steps : 0.3 + (0.7 * step) / steps;
+    onStep(fraction, { step, loss, lr, ...(warning === undefined ? {} : { warning }) });
+  }
+  const { adapter, rates, steps, classes, start } = await run.result;
+  const whole = { keptStep: steps, keptShare: 1, validation: [] };
+  return { adapter, rates, steps, classes, ...whole, temperature: 1 / start.settings.scale };
 }
 
 /** Parts that are measured on need two classes with two rows each. */

@@ -2,6 +2,7 @@ import { access } from 'node:fs/promises';
 import { basename, join, resolve } from 'node:path';
 import { convertFloat, type HostTensor, type Named } from '@fewtune/engine';
 import { type Encoder, loadEncoder, ModelError, parseSafetensors, serializeSafetensors } from '@fewtune/models';
+import { z } from 'zod';
 import { writeFolder } from '../artifact/folder.js';
 import { readSealedFolder } from '../artifact/load.js';
 import { type MetaStart, manifestFile } from '../artifact/manifest.js';
@@ -10,11 +11,22 @@ import { type MetaReport, metaManifestFile, metaManifestSchema } from '../artifa
 import { listFiles, seal, sha256Of } from '../artifact/sealed.js';
 import { classKey } from '../data/class-split.js';
 import { FewtuneError, throwIfAborted } from '../errors.js';
-import { adaptEncoder, type LoraAdapter } from '../methods/peft/adapter.js';
+import { mamlVariants } from '../methods/meta/task-loss.js';
+import { textMamlSettings } from '../methods/meta/text-maml.js';
+import type { TextMamlStart } from '../methods/meta/text-maml-start.js';
+import { adaptEncoder, adaptedModules, type LoraAdapter } from '../methods/peft/adapter.js';
 import { adapterFiles, adapterFromFiles, configFile, weightsFile } from '../methods/peft/peft-files.js';
 
-/** What MAML learned besides the adapter: the head's start and the learned rates. */
+/** What MAML learned besides the adapter: the learned rates. */
 const metaWeightsFile = 'meta.safetensors';
+
+/** Of the options in the manifest, what adaptation needs. */
+const mamlSettings = z.object({
+  variant: z.enum(mamlVariants).optional(),
+  innerLr: z.number().positive().optional(),
+  innerSteps: z.number().int().min(0).optional(),
+  scale: z.number().positive().optional(),
+});
 
 /** A meta-trained start: an encoder on which classes that it has never seen lie apart. */
 export class MetaTrained {
@@ -24,13 +36,16 @@ export class MetaTrained {
   readonly adapter: LoraAdapter;
   /** The base with the adapter merged into it; every method takes it. */
   readonly encoder: Encoder;
-  /** With `maml`: head and learned rates, as `Maml`'s `start` takes them together with the adapter's weights. */
+  /** With `maml`: the learned rates, as `Maml`'s `start` takes them together with the adapter's weights. */
   readonly meta: Named<HostTensor> | undefined;
+  /** Without the adapter. */
+  private readonly base: Encoder;
 
   constructor(parts: {
     report: MetaReport;
     adapter: LoraAdapter;
     encoder: Encoder;
+    base: Encoder;
     meta?: Named<HostTensor>;
     source?: string;
   }) {
@@ -39,6 +54,22 @@ export class MetaTrained {
     this.adapter = parts.adapter;
     this.encoder = parts.encoder;
     this.meta = parts.meta;
+    this.base = parts.base;
+  }
+
+  /** What the method `maml` begins with: after metric learning its rates and steps are the defaults. */
+  mamlStart(): TextMamlStart {
+    const { rank, alpha } = this.adapter;
+    const learned = mamlSettings.safeParse(this.report.kind === 'maml' ? this.report.options : {});
+    if (!learned.success) {
+      throw new FewtuneError(
+        'MODEL_CORRUPT',
+        `${this.source}: ${metaManifestFile} does not say how it was meta-trained (${learned.error.issues[0]!.path.join('.')}). Meta-train again.`,
+        { cause: learned.error },
+      );
+    }
+    const settings = { ...textMamlSettings, ...learned.data, rank, alpha, targets: adaptedModules(this.adapter) };
+    return { encoder: this.base, params: { ...this.adapter.weights, ...this.meta }, settings };
   }
 
   /**
@@ -126,6 +157,7 @@ export async function openMetaTrained(folder: string, options: { signal?: AbortS
     report,
     adapter,
     encoder: adaptEncoder(base, adapter),
+    base,
     ...(meta && { meta: read(() => parseSafetensors(meta, `${folder}/${metaWeightsFile}`).tensors) }),
   });
 }

@@ -118,7 +118,13 @@ async function learn(data: TextDataset, options: TrainOptions, log: StageLog): P
   const warn = (warning: string) => log.emit('features', 0, { warning });
   if (start !== undefined && start.seen.length > 0) warn(describeSeen(start));
   const encoder = from?.encoder ?? options.encoder;
-  await using context = openContext({ ...options, encoder, seed, onWarning: warn });
+  await using context = openContext({
+    ...options,
+    encoder,
+    ...(from && { mamlStart: async () => from.mamlStart() }),
+    seed,
+    onWarning: warn,
+  });
   if (candidates.some((candidate) => candidate.method.name !== 'tfidf')) {
     const source = await context.features();
     await source.features(learned.texts, { signal, onProgress: (fraction) => log.emit('features', fraction) });

@@ -5,6 +5,8 @@ export interface DescentOptions {
   readonly steps: number;
   /** Learning rate of a weight in a step (0 first): a number, or one for each of its elements. */
   readonly rate: (name: string, step: number) => number | ArrayLike<number>;
+  /** The loss before the first step, where that is not the first step's own. */
+  readonly before?: number;
   /** From the loss before the first step: one that rose, and to this or more, is of a descent that diverged. */
   readonly tolerated: (before: number) => number;
   readonly signal?: AbortSignal;
@@ -54,23 +56,23 @@ export async function descend(
 async function attempt(
   start: Named<HostTensor>,
   { gradientAt, lossAt }: Objective,
-  { steps, rate, tolerated, signal, onStep }: DescentOptions,
+  { steps, rate, tolerated, signal, onStep, ...given }: DescentOptions,
   share: number,
 ): Promise<Pick<Descent, 'weights' | 'loss'> | undefined> {
   let weights = start;
-  let before = Number.NaN;
-  const diverged = (loss: number) => !Number.isFinite(loss) || (loss > before && loss >= tolerated(before));
+  let before = given.before;
   for (let step = 0; step < steps; step++) {
     throwIfAborted(signal);
     const { loss, gradient } = await gradientAt(weights, step);
-    if (step === 0) before = loss;
-    if (diverged(loss)) return undefined;
+    before ??= loss;
+    if (!Number.isFinite(loss)) return undefined;
     weights = moved(weights, gradient, (name) => scaled(rate(name, step), share));
     onStep?.(step + 1, loss);
   }
   const after = await lossAt(weights);
-  if (steps === 0) before = after;
-  return diverged(after) ? undefined : { weights, loss: { before, after } };
+  before ??= after;
+  if (!Number.isFinite(after) || (after > before && after >= tolerated(before))) return undefined;
+  return { weights, loss: { before, after } };
 }
 
 const scaled = (rate: number | ArrayLike<number>, share: number) => (i: number) =>

@@ -2,7 +2,7 @@ import type { HostTensor, Named } from '@fewtune/engine';
 import { FewtuneError } from '../../errors.js';
 import { type Run, startRun } from '../../run.js';
 import { checkStart } from '../named.js';
-import { descend } from './descend.js';
+import { descend, type Objective } from './descend.js';
 import { type AnyExamples, type AnyMetaModel, checkExamples, type ModelInput } from './meta-model.js';
 import { type Bilevel, type MetaSchedule, metaSchedules } from './meta-step.js';
 import {
@@ -13,7 +13,15 @@ import {
   type TaskBatches,
 } from './meta-train.js';
 import { hostNormsAt } from './step-norms.js';
-import { type BilevelOptions, hostRates, isAdapted, mamlVariants, startParams, startWeights } from './task-loss.js';
+import {
+  type BilevelOptions,
+  hasStepNorms,
+  hostRates,
+  isAdapted,
+  mamlVariants,
+  startParams,
+  startWeights,
+} from './task-loss.js';
 import { TaskPrograms } from './task-programs.js';
 
 export interface MamlOptions extends Partial<BilevelOptions> {
@@ -155,21 +163,20 @@ export class Maml {
     for (const part of parts) checkExamples('support', part, loss, this.model.outputs);
     const start = { ...this.weights, ...(await this.programs.headFrom(this.weights, parts)) };
     const normsAfter = (steps: number) => hostNormsAt(this.learned, Math.max(steps - 1, 0));
-    const found = await descend(
-      start,
-      {
-        gradientAt: (weights, step) =>
-          this.programs.gradientAt({ start, weights, norms: hostNormsAt(this.learned, step) }, parts),
-        lossAt: (weights) => this.programs.lossAt({ ...weights, ...normsAfter(steps) }, parts),
-      },
-      {
-        ...watch,
-        steps,
-        rate: hostRates(this.learned, this.options),
-        // Worse than an even guess, or than twice a regression's loss at the start.
-        tolerated: (before) => (loss === 'cross-entropy' ? Math.log(this.model.outputs) : 2 * before),
-      },
-    );
+    const objective: Objective = {
+      gradientAt: (weights, step) =>
+        this.programs.gradientAt({ start, weights, norms: hostNormsAt(this.learned, step) }, parts),
+      lossAt: (weights) => this.programs.lossAt({ ...weights, ...normsAfter(steps) }, parts),
+    };
+    const found = await descend(start, objective, {
+      ...watch,
+      steps,
+      // The normalisations of two steps are not compared.
+      ...(hasStepNorms(this.model, this.options.variant) && { before: await objective.lossAt(start) }),
+      rate: hostRates(this.learned, this.options),
+      // Worse than an even guess, or than twice a regression's loss at the start.
+      tolerated: (before) => (loss === 'cross-entropy' ? Math.log(this.model.outputs) : 2 * before),
+    });
     const weights = { ...found.weights, ...normsAfter(steps) };
     const { loss: supportLoss, rateHalvings } = found;
     return { weights, supportLoss, rateHalvings, predict: (x) => this.programs.predict(weights, x, parts[0]!.x) };
