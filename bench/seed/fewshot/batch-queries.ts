@@ -63,7 +63,7 @@ async function found(task: FeatureTask): Promise<Found> {
 export async function batchRows(source: HeadSource, features: CachedFeatures, quick: boolean): Promise<Row[]> {
   const rows: Row[] = [];
   for (const ways of source.ways.filter((of) => of !== 20)) {
-    const episodes = quick ? 2 : ways === 5 ? 100 : 8;
+    const episodes = quick ? 2 : ways === 5 ? 100 : ways === 50 ? 3 : 8;
     const even: Found[] = [];
     const uneven: Found[] = [];
     for (const [index, fold] of source.folds.entries()) {

@@ -94,6 +94,7 @@ export {
 } from './methods/metric/attention-prototype.js';
 export { ldaHead, mahalanobisHead } from './methods/metric/discriminant.js';
 export { type EmbeddingModel, imageEmbedding } from './methods/metric/embedding-model.js';
+export { leaveOneOutTemperature, prototypeLeaveOneOut } from './methods/metric/leave-one-out.js';
 export {
   type MetaTextEvent,
   type MetaTextOptions,

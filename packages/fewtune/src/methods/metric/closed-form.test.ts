@@ -1,12 +1,15 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { createRandom } from '../../data/random.js';
+import { negativeLogLikelihood } from '../../evaluation/calibration.js';
 import { unitRows } from '../../evaluation/distances.js';
 import { accuracy, argmaxRows } from '../../evaluation/metrics.js';
 import { headLogits, selectRows } from '../linear/logistic.js';
 import type { LabelledFeatures } from './class-means.js';
 import { ldaHead, mahalanobisHead } from './discriminant.js';
 import { references } from './fixtures/heads.js';
+import { leaveOneOutTemperature, prototypeLeaveOneOut } from './leave-one-out.js';
+import { prototypeHead } from './prototype.js';
 import { ridgeHead } from './ridge.js';
 
 /** `close` to every number, up to `tolerance` of the largest. */
@@ -110,6 +113,42 @@ test('the leave-one-out scores of ridge are those of fits without the row', () =
       expect(whole.leaveOneOut[i * 3 + c]).toBeCloseTo(score, 5);
     });
   }
+});
+
+test('prototypes without the row itself: as prototypes fitted without it', () => {
+  const data = random(12, 14, 6, 3);
+  const found = prototypeLeaveOneOut(data);
+  for (let i = 0; i < 14; i++) {
+    const rows = Int32Array.from([...data.labels.keys()].filter((row) => row !== i));
+    const rest = {
+      ...data,
+      features: selectRows(data.features, 6, rows),
+      labels: Int32Array.from(rows, (row) => data.labels[row]!),
+    };
+    const scores = headLogits(prototypeHead(rest, 1), data.features.subarray(i * 6, i * 6 + 6));
+    scores.forEach((score, c) => {
+      expect(found[i * 3 + c]).toBeCloseTo(score, 5);
+    });
+  }
+});
+
+test('the temperature of left-out rows: likelier than its neighbours, and the fallback with single examples', () => {
+  const data = random(13, 30, 8, 3);
+  const found = leaveOneOutTemperature(data);
+  const cosines = prototypeLeaveOneOut(data);
+  // labels are smoothed by 1 / (rows + 1), as fitTemperature does
+  const loss = (temperature: number) => negativeLogLikelihood(cosines, data.labels, 3, temperature, 1 / 31);
+  expect(loss(found)).toBeLessThan(loss(found * 1.1));
+  expect(loss(found)).toBeLessThan(loss(found / 1.1));
+  expect(leaveOneOutTemperature(random(1, 3, 8, 3), 0.07)).toBe(0.07);
+  // a single example of a fourth class is no row to judge by
+  const alone = {
+    ...data,
+    classes: 4,
+    labels: Int32Array.from([...data.labels, 3]),
+    features: Float32Array.from([...data.features, ...data.features.subarray(0, 8)]),
+  };
+  expect(Number.isFinite(leaveOneOutTemperature(alone))).toBe(true);
 });
 
 test('the temperature of ridge makes left-out rows likely: lower where classes are told apart better', () => {
