@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest';
 import { createRandom } from '../data/random.js';
-import { createLogisticSolver, headOf, selectRows } from './linear/logistic.js';
+import { createLogisticSolver, headLogits, headOf, selectRows } from './linear/logistic.js';
 import { logisticRow } from './linear/logistic-row.js';
 import { prototypeHead } from './metric/prototype.js';
 import { prototypeRow } from './metric/prototype-row.js';
@@ -32,11 +32,14 @@ function taskFrom(
 ) {
   const rest = Int32Array.from(labels.keys()).filter((row) => labels[row] !== 3);
   const own = Int32Array.from(labels.keys()).filter((row) => labels[row] === 3);
+  const kept = { weight: head.weight.slice(0, 3 * hidden), bias: head.bias.slice(0, 3) };
+  const others = selectRows(features, hidden, rest);
   return {
     task: {
       hidden,
-      head: { weight: head.weight.slice(0, 3 * hidden), bias: head.bias.slice(0, 3) },
-      others: selectRows(features, hidden, rest),
+      head: kept,
+      others,
+      logits: headLogits(kept, others),
       labels: labels.filter((label) => label !== 3),
       details,
       options: {},

@@ -16,6 +16,8 @@ export interface RowTask {
   readonly others: Float32Array;
   /** [rows], indices into `head`. */
   readonly labels: Int32Array;
+  /** What `head` says of them [rows, classes]. */
+  readonly logits: Float32Array;
   /** The other labels' own words [classes, hidden], where the head learned from them. */
   readonly names?: Float32Array;
   /** What the training chose, as in the report. */

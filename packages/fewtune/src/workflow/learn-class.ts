@@ -67,8 +67,10 @@ export async function learnClass(
   const nameRow = wantsName ? encoded.features!.subarray(texts.length * hidden) : ownName(support, place);
 
   const rest = isNew ? { head, support } : withoutClass(support, head, place);
+  const logits = headLogits(rest.head, rest.support.features);
   const learnRow = learner({
     hidden,
+    logits,
     head: rest.head,
     others: rest.support.features,
     labels: rest.support.labels,
@@ -99,7 +101,11 @@ export async function learnClass(
         mistakenFor: [...new Set(heldOut)].filter((found) => found !== place).map((found) => labels[found]!),
       },
     }),
-    others: compareOthers(support, head, changed, place),
+    others: {
+      examples: rest.support.labels.length,
+      before: rightBeside(rest.support, logits, isNew ? undefined : rowOf(head, place)),
+      after: rightBeside(rest.support, logits, row),
+    },
     seconds: (performance.now() - began) / 1000,
   };
   return {
@@ -232,11 +238,15 @@ async function holdOut(
   return found;
 }
 
-function compareOthers(support: KeptSupport, before: LinearHead, after: LinearHead, place: number): Learned['others'] {
-  const right = (head: LinearHead) => {
-    const found = argmaxRows(headLogits(head, support.features), head.bias.length);
-    return found.filter((label, row) => support.labels[row] !== place && label === support.labels[row]).length;
-  };
-  const examples = support.labels.filter((label) => label !== place).length;
-  return { examples, before: right(before), after: right(after) };
+function rowOf({ weight, bias }: LinearHead, place: number): ClassRow {
+  const hidden = weight.length / bias.length;
+  return { weight: weight.subarray(place * hidden, (place + 1) * hidden), bias: bias[place]! };
+}
+
+/** How many rows their `logits` name right, with one class more beside these. */
+function rightBeside({ features, labels }: KeptSupport, logits: Float32Array, row?: ClassRow): number {
+  const classes = logits.length / labels.length;
+  const found = argmaxRows(logits, classes);
+  const own = row && headLogits({ weight: row.weight, bias: Float32Array.of(row.bias) }, features);
+  return labels.filter((label, i) => found[i] === label && !(own && own[i]! > logits[i * classes + label]!)).length;
 }

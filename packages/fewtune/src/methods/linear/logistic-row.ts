@@ -16,11 +16,13 @@ export const logisticRow: RowLearner = (task) => {
   const { hidden, head } = task;
   const others = withNames({ features: task.others, labels: task.labels }, task.names).features; // what they are is in `head`
   const C = recorded(task, 'C');
-  const othersLevel = logSumExpRows(headLogits(head, others), head.bias.length);
+  const classes = head.bias.length;
+  const nameLogits = headLogits(head, others.subarray(task.others.length));
+  const othersLevel = Float64Array.from([task.logits, nameLogits].flatMap((part) => [...logSumExpRows(part, classes)]));
   let start = new Float64Array(hidden + 1); // later calls drop a few examples only, and begin where the last ended
   return async (examples) => {
     const own = examples.length / hidden;
-    const ownLevel = logSumExpRows(headLogits(head, examples), head.bias.length);
+    const ownLevel = logSumExpRows(headLogits(head, examples), classes);
     const rows = own + othersLevel.length;
     const fit = await lbfgs(
       async (x, gradient) => {

@@ -130,7 +130,8 @@ describe('a classifier adapted from a meta-trained start', () => {
     expect(fitted.details).toMatchObject({ metaTrained: true, innerSteps: 2 });
     expect(losses.at(-1)).toBeLessThan(losses[0]!);
     const { hidden, features } = fitted.support!;
-    const task = { hidden, others: features, labels: unseen.labels, head: { weight: features, bias: features } };
+    const head = { weight: features, bias: new Float32Array(features.length / hidden) };
+    const task = { hidden, others: features, labels: unseen.labels, head, logits: headLogits(head, features) };
     const learn = method.classRow!({ ...task, details: fitted.details, options: {} });
     const { weight, bias } = await learn(features.subarray(0, 2 * hidden));
     expect(Math.hypot(...weight)).toBeCloseTo(20, 3);
