@@ -6,6 +6,7 @@ import path from 'node:path';
 import type { Encoder } from '@fewtune/models';
 import {
   adaptEncoder,
+  asLora,
   type EpisodeSource,
   episodeSampler,
   type LoraAdapter,
@@ -98,7 +99,7 @@ async function kept(
     .update(JSON.stringify({ ...key, base: encoder.fingerprint }))
     .digest('hex');
   const folder = path.join(root, 'bench', 'meta-trained', name.slice(0, 32));
-  if (existsSync(folder)) return readAdapter(folder);
+  if (existsSync(folder)) return asLora(await readAdapter(folder), folder);
   const adapter = await train();
   await mkdir(path.dirname(folder), { recursive: true });
   await writeAdapter(folder, adapter);

@@ -33,6 +33,7 @@ export type { ImageFit, ImageOptions } from './data/image-decode.js';
 export { type ImageExamples, imageTask, takeRows } from './data/image-episode.js';
 export { type EpisodeSource, type MetaDataset, metaDataset } from './data/meta-dataset.js';
 export { type DataProfile, profile } from './data/profile.js';
+export { createRandom, type Random } from './data/random.js';
 export { type ImageSet, type ReadImagesOptions, readImages } from './data/read-images.js';
 export { type ReadOptions, readTable, readTexts } from './data/read-table.js';
 export { episodeTurns, rotateImages, rotationClasses } from './data/rotations.js';
@@ -140,11 +141,15 @@ export { type BatchAnswer, queryBalance } from './methods/metric/transductive/qu
 export { type SoftKMeansOptions, softKMeans, softKMeansDefaults } from './methods/metric/transductive/soft-k-means.js';
 export {
   type Adapted,
+  type Adapter,
   type AdapterBase,
   adaptEncoder,
   applyAdapter,
+  asLora,
+  type Ia3Adapter,
   type LoraAdapter,
   mergeAdapter,
+  type VeraAdapter,
 } from './methods/peft/adapter.js';
 export { AdapterBank, type AdapterBankOptions, type AdapterName } from './methods/peft/adapter-bank.js';
 export {

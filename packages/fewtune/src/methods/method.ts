@@ -4,11 +4,13 @@ import type { ClassifierGraph } from '../artifact/graph.js';
 import type { RowLearner } from './class-row.js';
 import type { TextMamlStart } from './meta/text-maml-start.js';
 
-export const methodNames = ['tfidf', 'prototype', 'linear', 'maml', 'lora', 'full'] as const;
+export const methodNames = ['tfidf', 'prototype', 'linear', 'maml', 'lora', 'full', 'ia3', 'bitfit', 'vera'] as const;
 export type MethodName = (typeof methodNames)[number];
 
-/** Those that `auto` tries. MAML is worth its time from a meta-trained start only. */
-export const racedMethods: readonly MethodName[] = methodNames.filter((name) => name !== 'maml');
+const byName: readonly string[] = ['maml', 'ia3', 'bitfit', 'vera'];
+
+/** Those that `auto` tries. MAML is worth its time from a meta-trained start only; others were not compared yet. */
+export const racedMethods: readonly MethodName[] = methodNames.filter((name) => !byName.includes(name));
 
 /** Training examples: `labels[i]` is an index into `classes`. */
 export interface Labelled {

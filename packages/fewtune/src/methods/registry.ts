@@ -3,11 +3,14 @@ import { linear } from './linear/linear.js';
 import { maml } from './meta/maml-method.js';
 import type { Method, MethodName } from './method.js';
 import { prototype } from './metric/prototype.js';
+import { bitfit } from './peft/bitfit.js';
 import { full } from './peft/full.js';
+import { ia3 } from './peft/ia3.js';
 import { lora } from './peft/lora.js';
+import { vera } from './peft/vera.js';
 import { tfidf } from './tfidf/tfidf.js';
 
-/** Every method by its name, in order of cost; a new one is a folder and a line here. */
+/** Every method by its name; a new one is a folder and a line here. */
 export const methods: Readonly<Record<MethodName, Method<unknown>>> = {
   tfidf,
   prototype,
@@ -15,6 +18,9 @@ export const methods: Readonly<Record<MethodName, Method<unknown>>> = {
   maml,
   lora,
   full,
+  ia3,
+  bitfit,
+  vera,
 };
 
 /**

@@ -4,7 +4,7 @@ import { type MethodName, racedMethods } from '../methods/method.js';
 import { methods, parseOptions } from '../methods/registry.js';
 
 /**
- * The methods to try: all of them, or the named one with the user's options over its defaults.
+ * The methods to try: those that are raced, or the named one with the user's options over its defaults.
  *
  * @throws FewtuneError OPTION_INVALID
  */

@@ -14,7 +14,7 @@ import { FewtuneError, throwIfAborted } from '../errors.js';
 import { mamlVariants } from '../methods/meta/task-loss.js';
 import { textMamlSettings } from '../methods/meta/text-maml.js';
 import type { TextMamlStart } from '../methods/meta/text-maml-start.js';
-import { adaptEncoder, adaptedModules, type LoraAdapter } from '../methods/peft/adapter.js';
+import { adaptEncoder, adaptedModules, asLora, type LoraAdapter } from '../methods/peft/adapter.js';
 import { adapterFiles, adapterFromFiles, configFile, weightsFile } from '../methods/peft/peft-files.js';
 
 /** What MAML learned besides the adapter: the learned rates. */
@@ -142,7 +142,10 @@ export async function openMetaTrained(folder: string, options: { signal?: AbortS
       throw new FewtuneError('MODEL_CORRUPT', `${folder}: ${cause.message}`, { cause });
     }
   };
-  const adapter = read(() => adapterFromFiles(files, folder));
+  const adapter = asLora(
+    read(() => adapterFromFiles(files, folder)),
+    folder,
+  );
   const meta = files.get(metaWeightsFile);
   const base = await loadEncoder(report.base.id, { revision: report.base.revision, signal: options.signal });
   if (base.fingerprint !== report.base.fingerprint) {

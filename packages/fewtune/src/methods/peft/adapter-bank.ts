@@ -16,7 +16,7 @@ import {
 } from '@fewtune/engine';
 import { type Encoder, encode, type LinearFn, lengthBatches, padBatch, pool } from '@fewtune/models';
 import { FewtuneError, throwIfAborted } from '../../errors.js';
-import { adaptedModules, adapterScale, checkAdapter, type LoraAdapter } from './adapter.js';
+import { type Adapter, adaptedModules, adapterScale, asLora, checkAdapter } from './adapter.js';
 import { AdapterStack } from './adapter-stack.js';
 import { near } from './near-names.js';
 import { linearModules, namesMeant, type Targets } from './targets.js';
@@ -108,8 +108,9 @@ export class AdapterBank {
    * @throws FewtuneError ADAPTER_MISMATCH when it is for another encoder; MODEL_UNSUPPORTED when it is more than A and B
    *   (DoRA, whole weights, embeddings): merge such a one with `adaptEncoder`
    */
-  add(name: string, adapter: LoraAdapter): void {
-    checkAdapter(this.encoder, adapter);
+  add(name: string, given: Adapter): void {
+    checkAdapter(this.encoder, given);
+    const adapter = asLora(given, `the adapter "${name}"`);
     const more = Object.keys({ ...adapter.weights, ...adapter.saved }).find((key) => !/\.lora_[AB]\.weight$/.test(key));
     if (more) {
       throw new FewtuneError(

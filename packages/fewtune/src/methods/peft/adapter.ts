@@ -1,9 +1,11 @@
 import { add, type HostTensor, matMul, mul, type Named, type Tensor } from '@fewtune/engine';
 import { type Encoder, fingerprint, type LinearFn } from '@fewtune/models';
 import { FewtuneError } from '../../errors.js';
+import { ia3Linear, mergeIa3 } from './ia3-layer.js';
 import { loraLinear, mergeLora } from './lora-layer.js';
 import { near } from './near-names.js';
 import { matchesFully } from './python-pattern.js';
+import { mergeVera, veraLinear } from './vera-layer.js';
 
 /** The encoder that an adapter was trained on, as far as is known. */
 export interface AdapterBase {
@@ -14,24 +16,9 @@ export interface AdapterBase {
   readonly fingerprint?: string;
 }
 
-/**
- * A LoRA adapter in memory, DoRA and embedding LoRA included: data, apart from any encoder.
- *
- * Names are those of our encoders. `weights` holds, for each adapted module, `<module>.lora_A.weight` [r, in] and
- * `.lora_B.weight` [out, r]; with DoRA `.lora_magnitude_vector` [out]; with a bias of its own `.lora_B.bias` [out]; for a
- * table of embeddings `.lora_embedding_A` [r, rows] and `.lora_embedding_B` [width, r]. The rank is that of A.
- */
-export interface LoraAdapter {
-  readonly method: 'lora';
-  /** Of modules that no pattern names. */
-  readonly rank: number;
-  readonly alpha: number;
-  /** The update is scaled by alpha / √r instead of alpha / r (Kalajdzievski 2023, arXiv:2312.03732). */
-  readonly rsLora?: boolean;
-  /** Ranks and alphas of some modules: a pattern matches a whole name, or what follows one of its dots. */
-  readonly rankPattern?: Readonly<Record<string, number>>;
-  readonly alphaPattern?: Readonly<Record<string, number>>;
-  /** What chose the modules: ends of names, or a pattern; left out, the modules of `weights`. */
+/** What adapters of every kind have. Names are those of our encoders. */
+interface AdapterParts {
+  /** What chose the modules, as PEFT has it: ends of names, or a pattern; left out, the modules of `weights`. */
   readonly targets?: readonly string[] | string;
   readonly weights: Named<HostTensor>;
   /** Weights that were trained whole: norms, biases, a task's head. */
@@ -43,10 +30,54 @@ export interface LoraAdapter {
   readonly taskType?: string;
 }
 
-const adapterSuffix = /\.lora_(A\.weight|embedding_A)$/;
+/**
+ * A LoRA adapter in memory, DoRA and embedding LoRA included: data, apart from any encoder.
+ *
+ * `weights` holds, for each adapted module, `<module>.lora_A.weight` [r, in] and `.lora_B.weight` [out, r]; with DoRA
+ * `.lora_magnitude_vector` [out]; with a bias of its own `.lora_B.bias` [out]; for a table of embeddings
+ * `.lora_embedding_A` [r, rows] and `.lora_embedding_B` [width, r]. The rank is that of A.
+ */
+export interface LoraAdapter extends AdapterParts {
+  readonly method: 'lora';
+  /** Of modules that no pattern names. */
+  readonly rank: number;
+  readonly alpha: number;
+  /** The update is scaled by alpha / √r instead of alpha / r (Kalajdzievski 2023, arXiv:2312.03732). */
+  readonly rsLora?: boolean;
+  /** Ranks and alphas of some modules: a pattern matches a whole name, or what follows one of its dots. */
+  readonly rankPattern?: Readonly<Record<string, number>>;
+  readonly alphaPattern?: Readonly<Record<string, number>>;
+}
 
-/** The modules that an adapter changes by a low-rank update. */
-export function adaptedModules({ weights }: LoraAdapter): string[] {
+/** (IA)³: `weights` holds `<module>.ia3_l`, [out, 1] or, in layers whose inputs are scaled, [1, in]. */
+export interface Ia3Adapter extends AdapterParts {
+  readonly method: 'ia3';
+  /** Which of the targets are layers whose inputs are scaled; left out, those with such a shape. */
+  readonly feedforward?: readonly string[] | string;
+}
+
+/** VeRA: `weights` holds `<module>.vera_lambda_b` [out] and `.vera_lambda_d` [r], and `vera_A`, `vera_B` of all. */
+export interface VeraAdapter extends AdapterParts {
+  readonly method: 'vera';
+  readonly rank: number;
+}
+
+export type Adapter = LoraAdapter | Ia3Adapter | VeraAdapter;
+
+/**
+ * An adapter that must be LoRA.
+ *
+ * @throws FewtuneError MODEL_UNSUPPORTED
+ */
+export function asLora(adapter: Adapter, what = 'the adapter'): LoraAdapter {
+  if (adapter.method === 'lora') return adapter;
+  throw new FewtuneError('MODEL_UNSUPPORTED', `${what} is ${adapter.method}; only LoRA can be used here.`);
+}
+
+const adapterSuffix = /\.(lora_(A\.weight|embedding_A)|ia3_l|vera_lambda_b)$/;
+
+/** The modules that an adapter changes by what it adds to them. */
+export function adaptedModules({ weights }: Adapter): string[] {
   return Object.keys(weights).flatMap((name) => (adapterSuffix.test(name) ? [name.replace(adapterSuffix, '')] : []));
 }
 
@@ -75,9 +106,11 @@ export interface Adapted {
  * const { weights, linear } = applyAdapter(adapter, base, params);
  * const hidden = encode(config, weights, inputs, { linear });
  */
-export function applyAdapter(adapter: LoraAdapter, weights: Named<Tensor>, params: Named<Tensor>): Adapted {
+export function applyAdapter(adapter: Adapter, weights: Named<Tensor>, params: Named<Tensor>): Adapted {
   const changed: Record<string, Tensor> = { ...weights };
   for (const name of Object.keys(adapter.saved ?? {})) if (weights[name]) changed[name] = params[name]!;
+  if (adapter.method === 'ia3') return { weights: changed, linear: ia3Linear(params) };
+  if (adapter.method === 'vera') return { weights: changed, linear: veraLinear(params) };
   for (const module of adaptedModules(adapter)) {
     const a = params[`${module}.lora_embedding_A`];
     if (!a) continue;
@@ -94,12 +127,21 @@ export function applyAdapter(adapter: LoraAdapter, weights: Named<Tensor>, param
  *
  * @throws FewtuneError ADAPTER_MISMATCH when a module is not in `weights`, or has other sizes
  */
-export function mergeAdapter(weights: Named<HostTensor>, adapter: LoraAdapter): Record<string, HostTensor> {
+export function mergeAdapter(weights: Named<HostTensor>, adapter: Adapter): Record<string, HostTensor> {
   checkShapes(weights, adapter);
   const base: Record<string, HostTensor> = { ...weights };
   for (const [name, value] of Object.entries(adapter.saved ?? {})) if (weights[name]) base[name] = value;
-  const used = Object.entries(adapter.weights).filter(([name]) => !ofPooler(name));
-  return mergeLora(base, Object.fromEntries(used), (module) => adapterScale(adapter, module));
+  const used = Object.fromEntries(Object.entries(adapter.weights).filter(([name]) => !ofPooler(name)));
+  switch (adapter.method) {
+    case 'lora':
+      return mergeLora(base, used, (module) => adapterScale(adapter, module));
+    case 'ia3':
+      return mergeIa3(base, used);
+    case 'vera':
+      return mergeVera(base, used);
+    default:
+      return adapter satisfies never;
+  }
 }
 
 /**
@@ -107,7 +149,7 @@ export function mergeAdapter(weights: Named<HostTensor>, adapter: LoraAdapter): 
  *
  * @throws FewtuneError ADAPTER_MISMATCH when the adapter was trained on another encoder
  */
-export function adaptEncoder(encoder: Encoder, adapter: LoraAdapter): Encoder {
+export function adaptEncoder(encoder: Encoder, adapter: Adapter): Encoder {
   checkAdapter(encoder, adapter);
   const adapted = { ...encoder, weights: mergeAdapter(encoder.weights, adapter) };
   return { ...adapted, fingerprint: fingerprint(adapted) };
@@ -118,7 +160,7 @@ export function adaptEncoder(encoder: Encoder, adapter: LoraAdapter): Encoder {
  *
  * @throws FewtuneError ADAPTER_MISMATCH
  */
-export function checkAdapter(encoder: Encoder, adapter: LoraAdapter): void {
+export function checkAdapter(encoder: Encoder, adapter: Adapter): void {
   const trainedOn = adapter.base?.fingerprint;
   if (trainedOn !== undefined && trainedOn !== encoder.fingerprint) {
     throw new FewtuneError(
@@ -130,7 +172,7 @@ export function checkAdapter(encoder: Encoder, adapter: LoraAdapter): void {
   checkShapes(encoder.weights, adapter);
 }
 
-function checkShapes(weights: Named<HostTensor>, adapter: LoraAdapter): void {
+function checkShapes(weights: Named<HostTensor>, adapter: Adapter): void {
   const wrong = (what: string) =>
     new FewtuneError(
       'ADAPTER_MISMATCH',
@@ -142,15 +184,10 @@ function checkShapes(weights: Named<HostTensor>, adapter: LoraAdapter): void {
       const modules = Object.keys(weights).flatMap((name) => (name.endsWith('.weight') ? [name.slice(0, -7)] : []));
       throw wrong(`it adapts ${module}, which is not there${near(module, modules)}`);
     }
-    const a = adapter.weights[`${module}.lora_A.weight`];
-    const needs = a
-      ? [adapter.weights[`${module}.lora_B.weight`]!.shape[0], a.shape[1]]
-      : [
-          adapter.weights[`${module}.lora_embedding_A`]!.shape[1],
-          adapter.weights[`${module}.lora_embedding_B`]!.shape[0],
-        ];
-    if (needs.join() !== base.shape.join()) {
-      throw wrong(`its ${module} is made for a weight [${needs.join(', ')}], there it is [${base.shape.join(', ')}]`);
+    const needs = weightShape(adapter.weights, module);
+    if (base.shape.length !== 2 || needs.some((size, axis) => size !== undefined && size !== base.shape[axis])) {
+      const shown = needs.map((size) => size ?? 'any').join(', ');
+      throw wrong(`its ${module} is made for a weight [${shown}], there it is [${base.shape.join(', ')}]`);
     }
   }
   for (const [name, { shape }] of Object.entries(adapter.saved ?? {})) {
@@ -159,6 +196,18 @@ function checkShapes(weights: Named<HostTensor>, adapter: LoraAdapter): void {
       throw wrong(`its ${name} is [${shape.join(', ')}], there it is [${base.shape.join(', ')}]`);
     }
   }
+}
+
+/** [out, in] of the weight that a part of an adapter is made for, as far as the part says. */
+function weightShape(weights: Named<HostTensor>, module: string): [number | undefined, number | undefined] {
+  const shape = (name: string) => weights[`${module}.${name}`]?.shape as [number, number] | undefined;
+  const a = shape('lora_A.weight');
+  if (a) return [shape('lora_B.weight')![0], a[1]];
+  const table = shape('lora_embedding_A');
+  if (table) return [table[1], shape('lora_embedding_B')![0]];
+  const l = shape('ia3_l');
+  if (l) return l[1] === 1 ? [l[0], undefined] : [undefined, l[1]];
+  return [shape('vera_lambda_b')![0], undefined];
 }
 
 const ofPooler = (name: string) => name.startsWith('pooler.');

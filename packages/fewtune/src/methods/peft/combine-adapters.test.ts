@@ -1,19 +1,26 @@
 import { readSafetensors } from '@fewtune/models';
 import { describe, expect, test } from 'vitest';
-import { applyAdapter, type LoraAdapter, mergeAdapter } from './adapter.js';
+import { type Adapter, applyAdapter, mergeAdapter } from './adapter.js';
 import { type Combination, combinations, combineAdapters } from './combine-adapters.js';
-import { adapterFiles, adapterFromFiles, readAdapter } from './peft-files.js';
-import { adapterFolder, constants, hiddenStates, largestDifference, tinyWeights } from './tiny-bert.fixture.js';
+import { adapterFiles, adapterFromFiles } from './peft-files.js';
+import {
+  adapterFolder,
+  constants,
+  hiddenStates,
+  largestDifference,
+  readLora,
+  tinyWeights,
+} from './tiny-bert.fixture.js';
 
 const expected = (await readSafetensors(adapterFolder('combinations.safetensors'))).tensors;
-const one = await readAdapter(adapterFolder('lora'));
-const other = await readAdapter(adapterFolder('lora-other'));
+const one = await readLora('lora');
+const other = await readLora('lora-other');
 const parts = [
   { adapter: one, weight: 0.7 },
   { adapter: other, weight: -0.4 },
 ];
 
-const compute = (adapter: LoraAdapter) =>
+const compute = (adapter: Adapter) =>
   hiddenStates(tinyWeights, (weights) => applyAdapter(adapter, weights, constants(adapter.weights)));
 
 describe('against Python PEFT', () => {
@@ -43,7 +50,7 @@ test('one adapter of weight 1 is itself, however it is combined with nothing dro
 });
 
 test('cat is the sum of the updates, whatever the ranks', async () => {
-  const patterned = await readAdapter(adapterFolder('rslora-patterns'));
+  const patterned = await readLora('rslora-patterns');
   const sum = mergeAdapter(mergeAdapter(tinyWeights, one), patterned);
   const joined = combineAdapters(
     [one, patterned].map((adapter) => ({ adapter, weight: 1 })),
@@ -72,11 +79,11 @@ test('DARE keeps the mean of the entries, and the seed decides which', () => {
 });
 
 test('what cannot be combined is refused', async () => {
-  const patterned = { adapter: await readAdapter(adapterFolder('rslora-patterns')), weight: 1 };
+  const patterned = { adapter: await readLora('rslora-patterns'), weight: 1 };
   expect(() => combineAdapters([])).toThrow(/there are none/);
   expect(() => combineAdapters([...parts, patterned], { method: 'linear' })).toThrow(/query.*linear needs equal/);
   expect(() => combineAdapters(parts, { density: 0 })).toThrow(/density of 0/);
-  const dora = { adapter: await readAdapter(adapterFolder('dora')), weight: 1 };
+  const dora = { adapter: await readLora('dora'), weight: 1 };
   expect(() => combineAdapters([dora])).toThrow(/lora_magnitude_vector/);
   const on = (fingerprint: string) => ({ adapter: { ...one, base: { fingerprint } }, weight: 1 });
   expect(() => combineAdapters([on('a'), on('b')])).toThrow(/different encoders/);

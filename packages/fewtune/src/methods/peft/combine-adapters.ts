@@ -1,7 +1,7 @@
 import { type HostTensor, hostTensor } from '@fewtune/engine';
 import { createRandom, type Random } from '../../data/random.js';
 import { FewtuneError } from '../../errors.js';
-import { adaptedModules, adapterScale, type LoraAdapter } from './adapter.js';
+import { type Adapter, adaptedModules, adapterScale, asLora, type LoraAdapter } from './adapter.js';
 import { transposed, truncatedSvd } from './low-rank.js';
 
 /**
@@ -30,7 +30,8 @@ export const combinations = [
 export type Combination = (typeof combinations)[number];
 
 export interface Weighted {
-  readonly adapter: LoraAdapter;
+  /** LoRA; other kinds cannot be combined. */
+  readonly adapter: Adapter;
   readonly weight: number;
 }
 
@@ -50,9 +51,9 @@ type Mix = Exclude<Combination, 'cat' | 'svd' | `${string}Svd`>;
  *
  * @throws FewtuneError OPTION_INVALID
  */
-export function combineAdapters(parts: readonly Weighted[], options: CombineOptions = {}): LoraAdapter {
+export function combineAdapters(given: readonly Weighted[], options: CombineOptions = {}): LoraAdapter {
   const { method = 'svd', density = 0.5, seed = 7 } = options;
-  check(parts, method, density);
+  const parts = checked(given, method, density);
   const random = createRandom(seed);
   const modules = [...new Set(parts.flatMap(({ adapter }) => adaptedModules(adapter)))];
   const weights: Record<string, HostTensor> = {};
@@ -89,6 +90,11 @@ interface Part {
   readonly a: HostTensor;
   readonly b: HostTensor;
   readonly scale: number;
+  readonly weight: number;
+}
+
+interface WeightedLora {
+  readonly adapter: LoraAdapter;
   readonly weight: number;
 }
 
@@ -226,9 +232,13 @@ function bestOfRank(update: Float32Array, outer: number, inner: number, wanted: 
   };
 }
 
-function check(parts: readonly Weighted[], method: Combination, density: number): void {
+function checked(given: readonly Weighted[], method: Combination, density: number): WeightedLora[] {
   const refuse = (what: string) => new FewtuneError('OPTION_INVALID', `combining adapters: ${what}.`);
-  if (parts.length === 0) throw refuse('there are none');
+  if (given.length === 0) throw refuse('there are none');
+  const parts = given.map(({ adapter, weight }) => ({
+    adapter: asLora(adapter, 'one of the adapters to combine'),
+    weight,
+  }));
   if (!(density > 0 && density <= 1)) throw refuse(`a density of ${density}; it is a share above 0, at most 1`);
   for (const { adapter, weight } of parts) {
     if (!Number.isFinite(weight)) throw refuse(`a weight of ${weight}`);
@@ -249,4 +259,5 @@ function check(parts: readonly Weighted[], method: Combination, density: number)
       shapes.set(name, sizes);
     }
   }
+  return parts;
 }

@@ -33,7 +33,7 @@ export interface ContrastiveOptions {
 export interface Trainable {
   readonly params: Named<HostTensor>;
   readonly frozen: Named<HostTensor>;
-  linear?(params: Named<Tensor>): LinearFn;
+  linear?(params: Named<Tensor>, frozen: Named<Tensor>): LinearFn;
   /** A factor on the learning rate of a weight; 1 when left out. */
   lrScale?(name: string): number;
 }
@@ -77,7 +77,7 @@ export async function contrastiveStage(
     batch: { ...packedSpecs, labels: { dtype: 'int64', shape: ['batch'] } } as const,
     loss: (params, { frozen, batch }) => {
       const hidden = encode(encoder.config, { ...frozen, ...params }, batch, {
-        linear: trainable.linear?.(params),
+        linear: trainable.linear?.(params, frozen),
         packing: packingOf(batch),
       });
       const z = l2Normalize(pool(hidden, batch.attentionMask, encoder.pooling));
@@ -86,7 +86,7 @@ export async function contrastiveStage(
     // Biases and norms do not decay, as is usual for transformers; nor do lengths and factors that are not near 0.
     optimizer: adamW({
       weightDecay,
-      decays: (name) => !/bias$|LayerNorm|layer_norm|magnitude_vector$/.test(name),
+      decays: (name) => !/bias$|LayerNorm|layer_norm|magnitude_vector$|ia3_l$|vera_lambda/.test(name),
       lrScale: (name) => trainable.lrScale?.(name) ?? 1,
     }),
     schedule: linearDecay({ lr, steps, warmup: Math.round(steps * options.warmup) }),

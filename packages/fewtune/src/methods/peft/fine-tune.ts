@@ -42,7 +42,7 @@ export interface Adaptation {
   /** Token ids as the weights count them. */
   readonly ids: readonly (readonly number[])[];
   readonly padId: number;
-  linear?(params: Named<Tensor>): LinearFn;
+  linear?(params: Named<Tensor>, frozen: Named<Tensor>): LinearFn;
   /** A factor on the learning rate of a weight; 1 when left out. */
   lrScale?(name: string): number;
   /** All weights of the encoder, with what was trained in place. */

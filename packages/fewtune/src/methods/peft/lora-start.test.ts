@@ -13,16 +13,17 @@ import { encode, readSafetensors } from '@fewtune/models';
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { createRandom } from '../../data/random.js';
-import { adaptedModules, adapterScale, applyAdapter, type LoraAdapter, mergeAdapter } from './adapter.js';
+import { type Adapter, adaptedModules, adapterScale, applyAdapter, type LoraAdapter, mergeAdapter } from './adapter.js';
 import { contrastiveStage } from './contrastive-stage.js';
 import { type LoraInit, type LoraSettings, loraInits, overEncoder, startLora } from './lora-start.js';
 import { symmetricEigen, truncatedSvd } from './low-rank.js';
-import { adapterFiles, adapterFromFiles, readAdapter } from './peft-files.js';
+import { adapterFiles, adapterFromFiles } from './peft-files.js';
 import {
   adapterFolder,
   constants,
   hiddenStates,
   largestDifference,
+  readLora,
   tinyConfig,
   tinyInputs,
   tinyWeights,
@@ -65,7 +66,7 @@ function moved(weights: Named<HostTensor>, seed: number): Record<string, HostTen
   return Object.fromEntries(Object.entries(weights).map(([name, value]) => [name, shift(value)]));
 }
 
-const beside = (adapter: LoraAdapter, base: Named<HostTensor>) =>
+const beside = (adapter: Adapter, base: Named<HostTensor>) =>
   hiddenStates(base, (weights) => applyAdapter(adapter, weights, constants({ ...adapter.weights, ...adapter.saved })));
 
 const variants: [string, Partial<LoraSettings>][] = [
@@ -112,7 +113,7 @@ describe('against Python PEFT', () => {
     for (const module of modules) {
       expect(worst(fresh.weights[`${module}.lora_magnitude_vector`]!, starts[`dora.${module}`]!)).toBeLessThan(1e-5);
     }
-    const adapter = await readAdapter(adapterFolder('dora'));
+    const adapter = await readLora('dora');
     const spec = { dtype: 'int64', shape: [3, 9] } as const;
     const step = await trainStep({
       params: adapter.weights,

@@ -1,25 +1,34 @@
 import { z } from 'zod';
 import { FewtuneError } from '../../errors.js';
-import { adaptedModules, type LoraAdapter } from './adapter.js';
+import { type Adapter, adaptedModules, type LoraAdapter } from './adapter.js';
 
+type Without<T> = T extends unknown ? Omit<T, 'weights' | 'saved'> : never;
 /** Everything of an adapter but its tensors. */
-export type AdapterSettings = Omit<LoraAdapter, 'weights' | 'saved'>;
+export type AdapterSettings = Without<Adapter>;
 
 const patterns = z.record(z.string(), z.number().positive()).nullish();
+const names = z.union([z.array(z.string()), z.string()]).nullish();
 
-const schema = z.looseObject({
+const common = {
   peft_type: z.string(),
-  r: z.number().int().positive().default(8),
-  lora_alpha: z.number().default(8),
-  use_rslora: z.boolean().nullish(),
-  target_modules: z.union([z.array(z.string()), z.string()]).nullish(),
-  rank_pattern: patterns,
-  alpha_pattern: patterns,
-  init_lora_weights: z.union([z.boolean(), z.string()]).nullish(),
+  target_modules: names,
   base_model_name_or_path: z.string().nullish(),
   revision: z.string().nullish(),
   task_type: z.string().nullish(),
+};
+const rank = (usual: number) => z.number().int().positive().default(usual);
+
+const loraSchema = z.looseObject({
+  ...common,
+  r: rank(8),
+  lora_alpha: z.number().default(8),
+  use_rslora: z.boolean().nullish(),
+  rank_pattern: patterns,
+  alpha_pattern: patterns,
+  init_lora_weights: z.union([z.boolean(), z.string()]).nullish(),
 });
+const ia3Schema = z.looseObject({ ...common, feedforward_modules: names });
+const veraSchema = z.looseObject({ ...common, r: rank(256), save_projection: z.boolean().nullish() });
 
 /** Fields that an adapted layer's result does not depend on, once its matrices are there. */
 const withoutEffect = new Set([
@@ -30,11 +39,11 @@ const withoutEffect = new Set([
   'layers_to_transform',
   'layers_pattern',
   'modules_to_save',
+  'fan_in_fan_out', // PEFT itself ignores it at layers that are no Conv1D
   'bias', // the biases stand in the file
   'lora_bias',
   'use_dora', // the magnitudes do
   'lora_dropout',
-  'fan_in_fan_out', // PEFT itself ignores it at layers that are no Conv1D
   'megatron_core',
   'qalora_group_size',
   'ensure_weight_tying',
@@ -43,6 +52,11 @@ const withoutEffect = new Set([
   'corda_config',
   'lora_ga_config',
   'runtime_config',
+  'init_ia3_weights',
+  'vera_dropout',
+  'd_initial',
+  'init_weights',
+  'projection_prng_key', // the projections stand in the file
 ]);
 
 /** Starts that leave the base as it is. Others move a part of it into A and B. */
@@ -61,31 +75,42 @@ export function readPeftConfig(text: string, source: string): AdapterSettings {
   } catch (cause) {
     throw new FewtuneError('MODEL_CORRUPT', `${source} is not JSON: ${(cause as Error).message}`, { cause });
   }
-  const found = schema.safeParse(json);
-  if (!found.success) {
-    const wrong = found.error.issues.map(({ path, message }) => `${path.join('.') || 'the whole'}: ${message}`);
-    throw new FewtuneError('MODEL_CORRUPT', `${source} is no PEFT configuration: ${wrong.join('; ')}`);
+  const { peft_type: type } = parse(z.looseObject(common), json, source);
+  switch (type) {
+    case 'LORA':
+      return readLora(parse(loraSchema, json, source), source);
+    case 'IA3': {
+      const config = parse(ia3Schema, json, source);
+      refuseUnknown(config, ia3Schema, source);
+      const { feedforward_modules: feedforward } = config;
+      return { method: 'ia3', ...readCommon(config), ...(feedforward && { feedforward }) };
+    }
+    case 'VERA': {
+      const config = parse(veraSchema, json, source);
+      refuseUnknown(config, veraSchema, source);
+      if (config.save_projection === false) {
+        throw unsupported(source, 'its projections were not saved', 'Save it again with save_projection=True.');
+      }
+      return { method: 'vera', rank: config.r, ...readCommon(config) };
+    }
+    default:
+      throw unsupported(
+        source,
+        `peft_type "${type}" cannot be read`,
+        'These can: LORA (with DoRA and rsLoRA), IA3, VERA.',
+      );
   }
-  const config = found.data;
-  const unsupported = (what: string, remedy: string) =>
-    new FewtuneError('MODEL_UNSUPPORTED', `${source}: ${what}. ${remedy}`);
-  if (config.peft_type !== 'LORA') {
-    throw unsupported(`peft_type "${config.peft_type}" cannot be read`, 'LORA can, with use_rslora and use_dora.');
-  }
-  for (const [key, value] of Object.entries(config)) {
-    if (Object.hasOwn(schema.shape, key) || withoutEffect.has(key) || isOff(value)) continue;
-    throw unsupported(
-      `"${key}" is ${JSON.stringify(value).slice(0, 80)}, which this version does not know`,
-      'Merge the adapter into its base with the PEFT that wrote it, and load the merged model.',
-    );
-  }
+}
+
+function readLora(config: z.infer<typeof loraSchema>, source: string): AdapterSettings {
+  refuseUnknown(config, loraSchema, source);
   if (!plainStarts.includes(config.init_lora_weights)) {
     throw unsupported(
+      source,
       `init_lora_weights "${config.init_lora_weights}" took a part out of the base's weights, which stands in no file`,
       'Save it with save_pretrained(path_initial_model_for_weight_conversion=…), which makes an ordinary LoRA of it.',
     );
   }
-  const { target_modules: targets, base_model_name_or_path: id, revision, task_type: taskType } = config;
   return {
     method: 'lora',
     rank: config.r,
@@ -93,43 +118,105 @@ export function readPeftConfig(text: string, source: string): AdapterSettings {
     ...(config.use_rslora && { rsLora: true }),
     ...(some(config.rank_pattern) && { rankPattern: config.rank_pattern }),
     ...(some(config.alpha_pattern) && { alphaPattern: config.alpha_pattern }),
+    ...readCommon(config),
+  };
+}
+
+function readCommon(config: z.infer<z.ZodObject<typeof common>>) {
+  const { target_modules: targets, base_model_name_or_path: id, revision, task_type: taskType } = config;
+  return {
     ...(targets && { targets }),
     ...((id || revision) && { base: { ...(id && { id }), ...(revision && { revision }) } }),
     ...(taskType && { taskType }),
   };
 }
 
+function parse<T extends z.ZodType>(schema: T, json: unknown, source: string): z.infer<T> {
+  const found = schema.safeParse(json);
+  if (found.success) return found.data;
+  const wrong = found.error.issues.map(({ path, message }) => `${path.join('.') || 'the whole'}: ${message}`);
+  throw new FewtuneError('MODEL_CORRUPT', `${source} is no PEFT configuration: ${wrong.join('; ')}`);
+}
+
+function refuseUnknown(config: object, schema: z.ZodObject, source: string): void {
+  for (const [key, value] of Object.entries(config)) {
+    if (Object.hasOwn(schema.shape, key) || withoutEffect.has(key) || isOff(value)) continue;
+    throw unsupported(
+      source,
+      `"${key}" is ${JSON.stringify(value).slice(0, 80)}, which this version does not know`,
+      'Merge the adapter into its base with the PEFT that wrote it, and load the merged model.',
+    );
+  }
+}
+
 /**
  * The text of `adapter_config.json`. Fields stand only where they differ from PEFT's defaults, so that older versions
  * know all of them; r and lora_alpha always, because people look for them.
  */
-export function writePeftConfig(adapter: LoraAdapter): string {
-  const { weights, base = {}, prefix = '', saved = {} } = adapter;
+export function writePeftConfig(adapter: Adapter): string {
+  const { base = {}, prefix = '' } = adapter;
   const modules = adaptedModules(adapter);
-  const has = (suffix: string) => Object.keys(weights).some((name) => name.endsWith(suffix));
-  const biases = Object.keys(saved).filter((name) => name.endsWith('.bias') && modules.includes(name.slice(0, -5)));
-  const wholes = new Set(
-    Object.keys(saved).flatMap((name) => (biases.includes(name) ? [] : [name.slice(0, name.lastIndexOf('.'))])),
-  );
-  const config: Record<string, unknown> = {
-    peft_type: 'LORA',
+  const config = {
+    peft_type: adapter.method.toUpperCase(),
     task_type: adapter.taskType ?? null,
     base_model_name_or_path: base.id ?? null,
     revision: base.revision ?? null,
     inference_mode: true,
+    target_modules: adapter.targets ?? modules.map((module) => prefix + module),
+    ...ownFields(adapter, modules),
+    ...savedFields(adapter, modules),
+  };
+  return `${JSON.stringify(config, null, 2)}\n`;
+}
+
+function ownFields(adapter: Adapter, modules: readonly string[]): Record<string, unknown> {
+  switch (adapter.method) {
+    case 'lora':
+      return loraFields(adapter, modules);
+    case 'ia3': {
+      const ofInputs = modules.filter((module) => adapter.weights[`${module}.ia3_l`]!.shape[0] === 1);
+      return { feedforward_modules: adapter.feedforward ?? ofInputs.map((name) => (adapter.prefix ?? '') + name) };
+    }
+    case 'vera':
+      return { r: adapter.rank };
+    default:
+      return adapter satisfies never;
+  }
+}
+
+function loraFields(adapter: LoraAdapter, modules: readonly string[]): Record<string, unknown> {
+  const has = (suffix: string) => Object.keys(adapter.weights).some((name) => name.endsWith(suffix));
+  const ranks = rankPattern(adapter, modules);
+  return {
     r: adapter.rank,
     lora_alpha: adapter.alpha,
-    target_modules: adapter.targets ?? modules.map((module) => prefix + module),
+    ...(adapter.rsLora && { use_rslora: true }),
+    ...(has('.lora_magnitude_vector') && { use_dora: true }),
+    ...(has('.lora_B.bias') && { lora_bias: true }),
+    ...(some(ranks) && { rank_pattern: ranks }),
+    ...(some(adapter.alphaPattern) && { alpha_pattern: adapter.alphaPattern }),
   };
-  if (adapter.rsLora) config.use_rslora = true;
-  if (has('.lora_magnitude_vector')) config.use_dora = true;
-  if (has('.lora_B.bias')) config.lora_bias = true;
-  if (biases.length > 0) config.bias = 'lora_only';
-  if (wholes.size > 0) config.modules_to_save = [...wholes].map((name) => moduleInPython(name, prefix));
-  const ranks = rankPattern(adapter, modules);
-  if (some(ranks)) config.rank_pattern = ranks;
-  if (some(adapter.alphaPattern)) config.alpha_pattern = adapter.alphaPattern;
-  return `${JSON.stringify(config, null, 2)}\n`;
+}
+
+/** PEFT builds every matrix by the configuration: a module whose rank is not the general one is named. */
+function rankPattern(adapter: LoraAdapter, modules: readonly string[]): Record<string, number> {
+  if (adapter.rankPattern) return adapter.rankPattern;
+  const { weights, rank: common, prefix = '' } = adapter;
+  const own = (module: string) =>
+    (weights[`${module}.lora_A.weight`] ?? weights[`${module}.lora_embedding_A`])!.shape[0]!;
+  return Object.fromEntries(modules.flatMap((name) => (own(name) === common ? [] : [[prefix + name, own(name)]])));
+}
+
+/** Biases beside adapted weights are PEFT's `bias`; other whole weights are named by their modules. */
+function savedFields({ saved = {}, prefix = '' }: Adapter, modules: readonly string[]): Record<string, unknown> {
+  const isBias = (name: string) => name.endsWith('.bias') && modules.includes(name.slice(0, -'.bias'.length));
+  const wholes = new Set(
+    Object.keys(saved).flatMap((name) => (isBias(name) ? [] : [name.slice(0, name.lastIndexOf('.'))])),
+  );
+  return {
+    ...(Object.keys(saved).some(isBias) && { bias: 'lora_only' }),
+    ...(wholes.size > 0 && { modules_to_save: [...wholes].map((name) => moduleInPython(name, prefix)) }),
+  };
 }
 
 /** Modules of an encoder; a task's head stands outside of it. */
@@ -138,17 +225,12 @@ const inEncoder = /^(embeddings|encoder|transformer|pooler)\./;
 /** The module's or weight's name in the model that Python adapts. */
 export const moduleInPython = (name: string, prefix: string): string => (inEncoder.test(name) ? prefix + name : name);
 
-/** PEFT builds every matrix by the configuration: a module whose rank is not the general one is named. */
-function rankPattern(adapter: LoraAdapter, modules: readonly string[]): Record<string, number> {
-  if (adapter.rankPattern) return adapter.rankPattern;
-  const { weights, rank, prefix = '' } = adapter;
-  const own = (module: string) =>
-    (weights[`${module}.lora_A.weight`] ?? weights[`${module}.lora_embedding_A`])!.shape[0]!;
-  return Object.fromEntries(modules.flatMap((name) => (own(name) === rank ? [] : [[prefix + name, own(name)]])));
-}
-
 const some = (record: object | null | undefined): record is object => Object.keys(record ?? {}).length > 0;
 
 function isOff(value: unknown): boolean {
   return value === null || value === false || (typeof value === 'object' && Object.keys(value).length === 0);
+}
+
+function unsupported(source: string, what: string, remedy: string): FewtuneError {
+  return new FewtuneError('MODEL_UNSUPPORTED', `${source}: ${what}. ${remedy}`);
 }

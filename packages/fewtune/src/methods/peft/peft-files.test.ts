@@ -6,12 +6,21 @@ import { promisify } from 'node:util';
 import { hostTensor } from '@fewtune/engine';
 import { type Encoder, readSafetensors } from '@fewtune/models';
 import { describe, expect, test } from 'vitest';
-import { adaptEncoder, adapterScale, applyAdapter, type LoraAdapter, mergeAdapter } from './adapter.js';
+import { type Adapter, adaptEncoder, adapterScale, applyAdapter, type LoraAdapter, mergeAdapter } from './adapter.js';
 import { adapterFiles, adapterFromFiles, readAdapter, writeAdapter } from './peft-files.js';
 import { matchesFully } from './python-pattern.js';
 import { adapterFolder, constants, hiddenStates, largestDifference, tinyWeights } from './tiny-bert.fixture.js';
 
-const names = ['lora', 'rslora-patterns', 'dora', 'biases-and-norms', 'embeddings', 'lora-bias'] as const;
+const names = [
+  'lora',
+  'ia3',
+  'vera',
+  'rslora-patterns',
+  'dora',
+  'biases-and-norms',
+  'embeddings',
+  'lora-bias',
+] as const;
 const expected = (await readSafetensors(adapterFolder('expected.safetensors'))).tensors;
 const golden = (name: string) => expected[name]!.data as Float32Array;
 const temporary = () => mkdtemp(join(tmpdir(), 'adapter-'));
@@ -47,14 +56,21 @@ test.skipIf(!python)(
     const folder = await temporary();
     for (const name of names) await writeAdapter(join(folder, name), await readAdapter(adapterFolder(name)));
     // The same again as our own training writes it: no targets, so every module by name.
-    const { targets, ...plain } = await readAdapter(adapterFolder('dora'));
-    expect(targets).toBeDefined();
-    await writeAdapter(join(folder, 'dora-by-name'), plain);
+    for (const name of ['dora', 'ia3'] as const) {
+      const { targets, ...plain } = await readAdapter(adapterFolder(name));
+      expect(targets).toBeDefined();
+      await writeAdapter(
+        join(folder, `${name}-by-name`),
+        plain.method === 'ia3' ? { ...plain, feedforward: undefined } : plain,
+      );
+    }
     const script = adapterFolder('load-adapters.py');
     const { stdout } = await promisify(execFile)(python!, [script, folder], { maxBuffer: 1 << 26 });
     const found = JSON.parse(stdout.trim().split('\n').at(-1)!) as Record<string, number[]>;
     for (const name of names) expect(largestDifference(found[name]!, golden(name)), name).toBeLessThan(tolerance);
-    expect(largestDifference(found['dora-by-name']!, golden('dora'))).toBeLessThan(tolerance);
+    for (const name of ['dora', 'ia3']) {
+      expect(largestDifference(found[`${name}-by-name`]!, golden(name)), name).toBeLessThan(tolerance);
+    }
   },
 );
 
@@ -228,7 +244,7 @@ describe('an adapter for another encoder', () => {
     const name = 'encoder.layer.0.attention.self.query.weight';
     const wide = { ...tinyWeights, [name]: hostTensor('float32', [16, 32], new Float32Array(512)) };
     expect(() => mergeAdapter(wide, adapter)).toThrow(mismatch(/made for a weight \[16, 16\], there it is \[16, 32\]/));
-    const other: LoraAdapter = { ...adapter, base: { id: 'mine', fingerprint: 'b'.repeat(64) } };
+    const other: Adapter = { ...adapter, base: { id: 'mine', fingerprint: 'b'.repeat(64) } };
     expect(() => adaptEncoder(encoder, other)).toThrow(mismatch(/trained on mine .*bbbb…; tiny has aaaa/));
     const kept = adapterFromFiles(adapterFiles({ ...adapter, base: { id: 'tiny', fingerprint: 'a'.repeat(64) } }));
     const adapted = adaptEncoder(encoder, kept);

@@ -4,19 +4,27 @@ import { convertFloat, type HostTensor } from '@fewtune/engine';
 import { parseSafetensors, serializeSafetensors } from '@fewtune/models';
 import { writeFolder } from '../../artifact/folder.js';
 import { FewtuneError } from '../../errors.js';
-import { adaptedModules, type LoraAdapter } from './adapter.js';
+import { type Adapter, adaptedModules, type LoraAdapter } from './adapter.js';
 import { moduleInPython, readPeftConfig, writePeftConfig } from './peft-config.js';
 
 export const configFile = 'adapter_config.json';
 export const weightsFile = 'adapter_model.safetensors';
 
-/** Every key of an injected method stands under it. */
+/** Every key of an injected method stands under it; VeRA's shared matrices stand a step above. */
 const root = 'base_model.model.';
+const sharedRoot = 'base_model.';
+const isShared = (name: string) => name === 'vera_A' || name === 'vera_B';
 
 /** Task models put the encoder under one of these; our names have none. */
 const encoderPrefix = /^(bert|roberta|mpnet|distilbert)\./;
 
-const known = /\.lora_(A\.weight|B\.weight|B\.bias|embedding_A|embedding_B|magnitude_vector)$/;
+const known = {
+  lora: /\.lora_(A\.weight|B\.weight|B\.bias|embedding_A|embedding_B|magnitude_vector)$/,
+  ia3: /\.ia3_l$/,
+  vera: /\.vera_lambda_[bd]$/,
+};
+/** What some adapter may have, and is not a weight trained whole. */
+const ofAdapters = /\.(lora_|ia3_|vera_|token_adapter\.)/;
 
 /** The base's fingerprint, in the metadata of the tensor file, where Python's readers do not look. */
 const fingerprintKey = 'fewtune.base_fingerprint';
@@ -26,11 +34,13 @@ const fingerprintKey = 'fewtune.base_fingerprint';
  *
  * @returns `adapter_config.json` and `adapter_model.safetensors`
  */
-export function adapterFiles(adapter: LoraAdapter): Map<string, Uint8Array> {
+export function adapterFiles(adapter: Adapter): Map<string, Uint8Array> {
   const { weights, saved = {}, base = {}, prefix = '' } = adapter;
   const modules = new Set(adaptedModules(adapter));
   const tensors: Record<string, HostTensor> = {};
-  for (const [name, tensor] of Object.entries(weights)) tensors[root + prefix + name] = tensor;
+  for (const [name, tensor] of Object.entries(weights)) {
+    tensors[isShared(name) ? sharedRoot + name : root + prefix + name] = tensor;
+  }
   for (const [name, tensor] of Object.entries(saved)) {
     const at = name.lastIndexOf('.');
     const module = name.slice(0, at);
@@ -53,7 +63,7 @@ export function adapterFiles(adapter: LoraAdapter): Map<string, Uint8Array> {
  * @throws FewtuneError MODEL_NOT_FOUND, MODEL_CORRUPT, MODEL_UNSUPPORTED
  * @throws ModelError SAFETENSORS_INVALID for a truncated or overlapping file
  */
-export function adapterFromFiles(files: ReadonlyMap<string, Uint8Array>, source = 'the adapter'): LoraAdapter {
+export function adapterFromFiles(files: ReadonlyMap<string, Uint8Array>, source = 'the adapter'): Adapter {
   const config = files.get(configFile);
   const bytes = files.get(weightsFile);
   if (!config) throw new FewtuneError('MODEL_NOT_FOUND', `${source} has no ${configFile}, so it is no PEFT adapter.`);
@@ -72,18 +82,23 @@ export function adapterFromFiles(files: ReadonlyMap<string, Uint8Array>, source 
   const saved: Record<string, HostTensor> = {};
   let prefix = '';
   for (const [key, tensor] of Object.entries(tensors)) {
+    const shared = key.slice(sharedRoot.length);
+    if (settings.method === 'vera' && key.startsWith(sharedRoot) && isShared(shared)) {
+      weights[shared] = float32(tensor, key, source);
+      continue;
+    }
     if (!key.startsWith(root)) throw corrupt(source, `the key "${key}" does not begin with "${root}"`);
     const path = key.slice(root.length).replace(/lora_magnitude_vector\.weight$/, 'lora_magnitude_vector');
     const [found = ''] = encoderPrefix.exec(path) ?? [];
     const name = path.slice(found.length).replace('.base_layer.', '.');
     prefix ||= found;
-    if (known.test(name)) weights[name] = float32(tensor, key, source);
-    else if (/\.(lora_|token_adapter\.)/.test(name)) {
+    if (known[settings.method].test(name)) weights[name] = float32(tensor, key, source);
+    else if (ofAdapters.test(name)) {
       throw new FewtuneError('MODEL_UNSUPPORTED', `${source}: tensors like "${key}" are not known to this version.`);
     } else saved[name] = float32(tensor, key, source);
   }
   const fingerprint = metadata[fingerprintKey];
-  const adapter: LoraAdapter = {
+  const adapter: Adapter = {
     ...settings,
     weights,
     ...(Object.keys(saved).length > 0 && { saved }),
@@ -100,7 +115,7 @@ export function adapterFromFiles(files: ReadonlyMap<string, Uint8Array>, source 
  *
  * @throws FewtuneError OUTPUT_UNWRITABLE
  */
-export async function writeAdapter(folder: string, adapter: LoraAdapter): Promise<void> {
+export async function writeAdapter(folder: string, adapter: Adapter): Promise<void> {
   await writeFolder(folder, adapterFiles(adapter), configFile);
 }
 
@@ -109,7 +124,7 @@ export async function writeAdapter(folder: string, adapter: LoraAdapter): Promis
  *
  * @throws as {@link adapterFromFiles}
  */
-export async function readAdapter(folder: string): Promise<LoraAdapter> {
+export async function readAdapter(folder: string): Promise<Adapter> {
   const entries = await readdir(folder, { withFileTypes: true }).catch((cause: unknown) => {
     throw new FewtuneError('MODEL_NOT_FOUND', `${folder}: there is no such folder.`, { cause });
   });
@@ -127,16 +142,51 @@ export async function readAdapter(folder: string): Promise<LoraAdapter> {
   return adapterFromFiles(files, folder);
 }
 
+type Tensors = Readonly<Record<string, HostTensor>>;
+
 function float32(tensor: HostTensor, key: string, source: string): HostTensor {
   if (tensor.dtype.startsWith('float')) return convertFloat(tensor, 'float32');
   throw corrupt(source, `the tensor "${key}" is ${tensor.dtype}; adapters are made of floats`);
 }
 
+function checkMatrices(adapter: Adapter, source: string): void {
+  if (adaptedModules(adapter).length === 0) throw corrupt(source, 'it adapts no module');
+  if (adapter.method === 'lora') checkLora(adapter, source);
+  else if (adapter.method === 'ia3') checkFactors(adapter.weights, source);
+  else checkVera(adapter.weights, adapter.rank, source);
+}
+
+function checkFactors(weights: Tensors, source: string): void {
+  for (const [name, { shape }] of Object.entries(weights)) {
+    if (shape.length !== 2 || !shape.includes(1)) {
+      throw corrupt(source, `"${name}" is [${shape.join(', ')}], neither [out, 1] nor [1, in]`);
+    }
+  }
+}
+
+/** λ_b has its λ_d of the common rank, and the shared matrices are as wide as the widest layer. */
+function checkVera(weights: Tensors, rank: number, source: string): void {
+  const [a, b] = [weights.vera_A, weights.vera_B];
+  if (!a || !b) throw corrupt(source, '"base_model.vera_A" or "base_model.vera_B" is missing');
+  const sizes = [a.shape.length, b.shape.length, a.shape[0], b.shape[1]];
+  if (sizes.join() !== [2, 2, rank, rank].join()) {
+    throw corrupt(source, `vera_A is [${a.shape.join(', ')}] and vera_B [${b.shape.join(', ')}], for the rank ${rank}`);
+  }
+  const ends = ['.vera_lambda_b', '.vera_lambda_d'] as const;
+  for (const [name, { shape }] of Object.entries(weights)) {
+    const end = ends.findIndex((suffix) => name.endsWith(suffix));
+    if (end < 0) continue;
+    const other = name.slice(0, -ends[0].length) + ends[1 - end];
+    if (!weights[other]) throw corrupt(source, `"${other}" is missing`);
+    const fits = shape.length === 1 && (end === 0 ? shape[0]! <= b.shape[0]! : shape[0] === rank);
+    if (!fits) throw corrupt(source, `"${name}" is [${shape.join(', ')}], vera_B [${b.shape.join(', ')}]`);
+  }
+}
+
 /** Each A has its B of the same rank, and the other way round; sizes agree. */
-function checkMatrices(adapter: LoraAdapter, source: string): void {
+function checkLora(adapter: LoraAdapter, source: string): void {
   const { weights } = adapter;
   const modules = adaptedModules(adapter);
-  if (modules.length === 0) throw corrupt(source, 'it adapts no module');
   const expected = new Set<string>();
   for (const module of modules) {
     const table = weights[`${module}.lora_embedding_A`] !== undefined;

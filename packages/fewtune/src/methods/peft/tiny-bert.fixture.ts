@@ -2,11 +2,18 @@ import { readFile } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
 import { compile, constant, type HostTensor, type Named, type Tensor } from '@fewtune/engine';
 import { encode, type LinearFn, readSafetensors } from '@fewtune/models';
+import { asLora, type LoraAdapter } from './adapter.js';
+import { readAdapter } from './peft-files.js';
 
 const place = (path: string) => fileURLToPath(new URL(path, import.meta.url));
 
 const base = '../../../../models/test/fixtures/bert-tiny';
 export const adapterFolder = (name: string) => place(`../../../test/fixtures/peft/${name}`);
+
+/** A golden adapter that is LoRA. */
+export async function readLora(name: string): Promise<LoraAdapter> {
+  return asLora(await readAdapter(adapterFolder(name)), name);
+}
 
 /** The two-layer BERT with random weights that the golden adapters were made for. */
 export const tinyConfig = JSON.parse(await readFile(place(`${base}/config.json`), 'utf8')) as Record<string, unknown>;
