@@ -159,6 +159,7 @@ export {
   combineAdapters,
   type Weighted,
 } from './methods/peft/combine-adapters.js';
+export { evaDirections } from './methods/peft/eva.js';
 export {
   type LoraInit,
   type LoraSettings,

@@ -155,6 +155,34 @@ describe('each method trains what it says, and nothing else', () => {
     }
     await fitted.dispose?.();
   });
+
+  test('full: each layer has its share of the rate of the one above', async () => {
+    const name = (end: string) => `${end}.bias`;
+    const step = async (layerDecay: number) => {
+      // One step of Adam moves every weight that has a gradient by its rate.
+      const options = full.schema.parse({ steps: 1, tokenDropout: 0, weightDecay: 0, lr: 0.01, layerDecay });
+      const fitted = await full.fit(data, options, context);
+      const { weights: tuned } = await fitted.graph();
+      await fitted.dispose?.();
+      return (module: string) => {
+        const [from, to] = [weights[name(module)]!.data, tuned[name(module)]!.data] as Float32Array[];
+        return Math.max(...from!.map((value, i) => Math.abs(to![i]! - value)));
+      };
+    };
+    const [even, falling] = [await step(1), await step(0.5)];
+    expect(falling(`${at}.output.dense`)).toBeCloseTo(even(`${at}.output.dense`), 6);
+    expect(falling('embeddings.LayerNorm') / even('embeddings.LayerNorm')).toBeCloseTo(0.5, 3);
+  });
+
+  test('lora from the directions of EVA learns', async () => {
+    const losses: number[] = [];
+    const onProgress = (_: number, { step, loss }: Readonly<Record<string, number>>) =>
+      step !== undefined && losses.push(loss!);
+    const options = lora.schema.parse({ steps: 20, tokenDropout: 0, init: 'eva', rankPattern: { query: 4 } });
+    const fitted = await lora.fit(data, options, { ...context, onProgress });
+    expect(losses.at(-1)!).toBeLessThan(losses[0]!);
+    await fitted.dispose?.();
+  });
 });
 
 test('targets that mean no layer are refused with the names there are', () => {

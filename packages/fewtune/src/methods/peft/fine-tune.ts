@@ -50,10 +50,11 @@ export interface Adaptation {
 }
 
 export type Adapt = (
-  encoder: Pick<Encoder, 'weights' | 'tokenizer'>,
+  encoder: Pick<Encoder, 'config' | 'weights' | 'tokenizer'>,
   ids: readonly (readonly number[])[],
   random: Random,
-) => Adaptation;
+  threads?: number,
+) => Adaptation | Promise<Adaptation>;
 
 /**
  * Fine-tunes the encoder with a supervised contrastive stage, then fits logistic regression on the features of the
@@ -76,7 +77,7 @@ export async function fineTune(
   const labels = named ? Int32Array.from([...data.labels, ...data.classes.keys()]) : data.labels;
   const weights = withoutPooler(encoder.weights);
   const ids = texts.map((text) => encoder.tokenizer.encode(text));
-  const adaptation = adapt({ weights, tokenizer: encoder.tokenizer }, ids, random);
+  const adaptation = await adapt({ ...encoder, weights }, ids, random, threads);
   const stage = stageOptions(options, labels.length, data.classes.length);
   const trained = await contrastiveStage(encoder, adaptation, adaptation.ids, labels, adaptation.padId, stage, {
     random,

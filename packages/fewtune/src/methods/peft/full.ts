@@ -4,14 +4,32 @@ import type { Method } from '../method.js';
 import { type Adapt, estimateFineTune, fineTune, fineTuneFields } from './fine-tune.js';
 import { usedVocabulary } from './vocabulary.js';
 
-const schema = z.strictObject(fineTuneFields(5e-5));
+const schema = z.strictObject({
+  ...fineTuneFields(5e-5),
+  /** The learning rate of each layer as a share of that of the layer above it. */
+  layerDecay: z.number().positive().max(1).default(1),
+});
 
 export type FullOptions = z.infer<typeof schema>;
 
-const adapt: Adapt = ({ weights, tokenizer }, ids) => {
-  const used = usedVocabulary(weights, ids, tokenizer.padId);
-  return { params: used.weights, frozen: {}, ids: used.ids, padId: used.padId, merge: used.restore };
-};
+/** 0 for embeddings, then 1, 2, … from the lowest layer to the highest. */
+const depthOf = (name: string): number => Number(/\.layer\.(\d+)\./.exec(name)?.[1] ?? -1) + 1;
+
+const adaptWith =
+  ({ layerDecay }: FullOptions): Adapt =>
+  ({ weights, tokenizer }, ids) => {
+    const highest = Math.max(...Object.keys(weights).map(depthOf));
+    const used = usedVocabulary(weights, ids, tokenizer.padId);
+    return {
+      params: used.weights,
+      frozen: {},
+      ids: used.ids,
+      padId: used.padId,
+      merge: used.restore,
+      // Howard & Ruder 2018, section 3.2, arXiv:1801.06146: lower layers hold what is general, and move less.
+      lrScale: (name) => layerDecay ** (highest - depthOf(name)),
+    };
+  };
 
 /** Fine-tuning of every weight of the encoder. */
 export const full: Method<FullOptions> = {
@@ -19,6 +37,6 @@ export const full: Method<FullOptions> = {
   schema,
   defaults: schema.parse({}),
   classRow: logisticRow,
-  fit: (data, options, context) => fineTune(data, options, context, adapt),
+  fit: (data, options, context) => fineTune(data, options, context, adaptWith(options)),
   estimateSeconds: (data, options, context) => estimateFineTune(data, options, context, 3),
 };

@@ -15,6 +15,7 @@ import { describe, expect, test } from 'vitest';
 import { createRandom } from '../../data/random.js';
 import { type Adapter, adaptedModules, adapterScale, applyAdapter, type LoraAdapter, mergeAdapter } from './adapter.js';
 import { contrastiveStage } from './contrastive-stage.js';
+import { evaDirections } from './eva.js';
 import { type LoraInit, type LoraSettings, loraInits, overEncoder, startLora } from './lora-start.js';
 import { symmetricEigen, truncatedSvd } from './low-rank.js';
 import { adapterFiles, adapterFromFiles } from './peft-files.js';
@@ -106,6 +107,33 @@ describe('against Python PEFT', () => {
     const tolerance = init === 'pissa' ? 1e-4 : 1e-5; // ours iterates, and stops when the singular values stand
     for (const module of modules)
       expect(worst(update(adapter, module), starts[`${init}.${module}`]!)).toBeLessThan(tolerance);
+  });
+
+  test('EVA starts from the directions in which the inputs vary most', async () => {
+    const mask = tinyInputs.attentionMask.data as BigInt64Array;
+    const ids = [0, 1, 2].map((row) =>
+      Array.from(tinyInputs.inputIds.data as BigInt64Array, Number).filter(
+        (_, at) => Math.floor(at / 9) === row && mask[at] === 1n,
+      ),
+    );
+    const encoder = { config: tinyConfig, weights: tinyWeights };
+    const down = await evaDirections(encoder, ids, 0, modules, () => 4, createRandom(2));
+    for (const module of modules) {
+      const a = down[module]!;
+      const [rank, inner] = a.shape as [number, number];
+      const projection = Array.from({ length: inner * inner }, (_, at) => {
+        let total = 0;
+        for (let r = 0; r < rank; r++) {
+          total +=
+            (a.data[r * inner + Math.floor(at / inner)] as number) * (a.data[r * inner + (at % inner)] as number);
+        }
+        return total;
+      });
+      expect(worst(hostTensor('float32', [inner, inner], projection), starts[`eva.${module}`]!)).toBeLessThan(1e-3);
+    }
+    const { adapter, base } = start({ targets: ['self.query', 'intermediate.dense', 'output.dense'], down });
+    expect(adapter.weights[`${modules[0]}.lora_A.weight`]).toEqual(down[modules[0]!]);
+    expect(largestDifference(await beside(adapter, base), await hiddenStates(tinyWeights))).toBeLessThan(1e-5);
   });
 
   test('DoRA starts from the lengths of the rows, and its gradients are those of PyTorch', async () => {

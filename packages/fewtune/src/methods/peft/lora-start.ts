@@ -19,6 +19,8 @@ export interface LoraSettings {
   /** Ranks and alphas of some modules; the first that means a module counts. */
   readonly ranks?: Readonly<Record<string, number>>;
   readonly alphas?: Readonly<Record<string, number>>;
+  /** A [r, in] of modules, instead of `init`'s, e.g. of {@link evaDirections}. */
+  readonly down?: Named<HostTensor>;
   /** Modules of which every weight is trained whole, e.g. `LayerNorm`. */
   readonly saved?: Targets;
 }
@@ -40,25 +42,20 @@ export interface LoraStart {
  */
 export function startLora(weights: Named<HostTensor>, settings: LoraSettings, random: Random): LoraStart {
   const { rank, alpha, rsLora, dora, init = 'uniform', ranks = {}, alphas = {} } = settings;
-  const linears = linearModules(weights);
-  const modules =
-    settings.targets === 'all-linear'
-      ? linears
-      : namesMeant(settings.targets, linears, 'lora: no linear layer of this encoder');
+  const modules = loraModules(weights, settings.targets);
   namesMeant([...Object.keys(ranks), ...Object.keys(alphas)], modules, 'lora: no adapted layer');
-  const own = (record: Readonly<Record<string, number>>, module: string, common: number) =>
-    Object.entries(record).find(([target]) => isMeant(target, module))?.[1] ?? common;
 
   const matrices: Record<string, HostTensor> = {};
   const alphaPattern: Record<string, number> = {};
   for (const module of modules) {
     const weight = weights[`${module}.weight`]!;
-    const r = own(ranks, module, rank);
-    const a = own(alphas, module, alpha);
+    const r = ownOf(ranks, module, rank);
+    const a = ownOf(alphas, module, alpha);
     if (a !== alpha) alphaPattern[module] = a;
     const scale = a / (rsLora ? Math.sqrt(r) : r);
     const { down, up } = matricesOf(init, weight, r, scale, random);
-    matrices[`${module}.lora_A.weight`] = hostTensor('float32', [r, weight.shape[1]!], down);
+    const given = settings.down?.[module];
+    matrices[`${module}.lora_A.weight`] = given ?? hostTensor('float32', [r, weight.shape[1]!], down);
     matrices[`${module}.lora_B.weight`] = hostTensor('float32', [weight.shape[0]!, r], up);
   }
   const adapter: LoraAdapter = {
@@ -84,6 +81,20 @@ export function startLora(weights: Named<HostTensor>, settings: LoraSettings, ra
   const saved = settings.saved === undefined ? {} : savedWeights(weights, settings.saved, modules);
   return { adapter: { ...adapter, ...(Object.keys(saved).length > 0 && { saved }) }, base };
 }
+
+/**
+ * The linear layers that targets mean.
+ *
+ * @throws FewtuneError OPTION_INVALID when a target means none, with near names
+ */
+export function loraModules(weights: Named<HostTensor>, targets: Targets): string[] {
+  const linears = linearModules(weights);
+  return targets === 'all-linear' ? linears : namesMeant(targets, linears, 'lora: no linear layer of this encoder');
+}
+
+/** A module's own number, where the first target that means it has one. */
+export const ownOf = (record: Readonly<Record<string, number>>, module: string, common: number): number =>
+  Object.entries(record).find(([target]) => isMeant(target, module))?.[1] ?? common;
 
 /**
  * A trained adapter as an ordinary one over the encoder's own weights. Where the start took B₀A₀ out of them (PiSSA,

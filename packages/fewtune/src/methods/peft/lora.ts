@@ -2,8 +2,9 @@ import { z } from 'zod';
 import { logisticRow } from '../linear/logistic-row.js';
 import type { Method } from '../method.js';
 import { applyAdapter, mergeAdapter } from './adapter.js';
+import { evaDirections } from './eva.js';
 import { type Adapt, estimateFineTune, fineTune, fineTuneFields } from './fine-tune.js';
-import { loraInits, startLora } from './lora-start.js';
+import { loraInits, loraModules, ownOf, startLora } from './lora-start.js';
 
 const patterns = z.union([z.literal('none'), z.record(z.string(), z.number().positive())]).default('none');
 const targets = z.union([z.string().min(1), z.array(z.string().min(1)).min(1)]);
@@ -20,7 +21,7 @@ const schema = z.strictObject({
   /** Trains the length of each row of a weight apart from its direction. */
   dora: z.boolean().default(false),
   /** What A and B start from. */
-  init: z.enum(loraInits).default('uniform'),
+  init: z.enum([...loraInits, 'eva']).default('uniform'),
   /** LoRA+: how much larger the learning rate of B is than that of A. */
   loraPlus: z.number().positive().default(1),
   /** Ranks and alphas of some layers: `{"layer.5.output.dense": 16}`. */
@@ -36,13 +37,22 @@ export type LoraMethodOptions = z.infer<typeof schema>;
 
 const adaptWith =
   (options: LoraMethodOptions): Adapt =>
-  ({ weights, tokenizer }, ids, random) => {
-    const { rankPattern, alphaPattern, modulesToSave, loraPlus } = options;
+  async ({ config, weights, tokenizer }, ids, random, threads) => {
+    const { rank, init, alphaPattern, modulesToSave, loraPlus } = options;
+    const ranks = options.rankPattern === 'none' ? {} : options.rankPattern;
+    const rankOf = (module: string) => ownOf(ranks, module, rank);
+    const modules = loraModules(weights, options.targets);
+    const eva = init === 'eva';
+    const down = eva
+      ? await evaDirections({ config, weights }, ids, tokenizer.padId, modules, rankOf, random, threads)
+      : undefined;
     const { adapter, base } = startLora(
       weights,
       {
         ...options,
-        ranks: rankPattern === 'none' ? {} : rankPattern,
+        init: eva ? 'uniform' : init,
+        down,
+        ranks,
         alphas: alphaPattern === 'none' ? {} : alphaPattern,
         saved: modulesToSave === 'none' ? undefined : modulesToSave,
       },
