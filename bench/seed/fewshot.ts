@@ -24,6 +24,7 @@ import { mean, studentInterval } from '../lib/statistics.js';
 import { type Labelled, readLabelled } from '../lib/table-file.js';
 import { batchRows } from './fewshot/batch-queries.js';
 import { headRows } from './fewshot/heads.js';
+import { textMamlRows } from './fewshot/text-maml.js';
 import { type MetaSource, textMetaRows } from './fewshot/text-meta.js';
 
 /** The unseen classes of each fold of a data set, and the episode shapes measured on them. */
@@ -69,6 +70,10 @@ export const fewshot: Benchmark = {
     }
     if (only?.includes('meta') !== false)
       rows.push(...(await textMetaRows(sources(quick).map(metaSource), encoder, quick)));
+    if (only?.includes('maml') !== false) {
+      const [{ name, datasets }] = sources(quick) as [Source];
+      rows.push(...(await textMamlRows(`${name}, fold 1`, datasets[0]!, encoder, quick)));
+    }
     return { rows, seeds: [1, 2, 3, 4, 5] };
   },
 };

@@ -12,8 +12,10 @@ import {
   type LoraAdapter,
   type MetaTextOptions,
   MetricLearner,
+  metaMamlDefaults,
   metaTextDefaults,
   metaTextRecipe,
+  metaTrainMaml,
   metaTrainText,
   readAdapter,
   textEmbedding,
@@ -22,31 +24,33 @@ import {
 import { say } from '../../lib/bench.js';
 
 /** The encoder that `metaTrainText` makes of a fold's training classes. */
-export async function metaTrained(
+export async function metaTrained(...given: Parameters<typeof metaTrainedAdapter>): Promise<Encoder> {
+  return adaptEncoder(given[0], await metaTrainedAdapter(...given));
+}
+
+/** The update of that encoder. */
+export async function metaTrainedAdapter(
   encoder: Encoder,
   train: EpisodeSource,
   validation: EpisodeSource | undefined,
   options: MetaTextOptions,
   name: string,
   cache: boolean,
-): Promise<Encoder> {
+): Promise<LoraAdapter> {
   const settings = { ...metaTextDefaults, ...options };
   const key = { settings, recipe: metaTextRecipe, train: digest(train), validation: validation && digest(validation) };
-  return adaptEncoder(
-    encoder,
-    await kept(encoder, key, cache, async () => {
-      const run = metaTrainText(encoder, train, { ...options, ...(validation && { validation }) });
-      for await (const { step, steps, loss, validation: accuracy, elapsedMs } of run) {
-        if (step % 20 !== 0 && step !== steps) continue;
-        const seen = accuracy === undefined ? '' : `, validation ${(100 * accuracy).toFixed(2)} %`;
-        say(`${name}: step ${step} of ${steps}, loss ${loss.toFixed(3)}${seen}, ${(elapsedMs / 1000).toFixed(0)} s`);
-      }
-      const { adapter, validation: looks, keptShare } = await run.result;
-      const list = looks.map(({ share, accuracy }) => `${share}: ${(100 * accuracy).toFixed(2)}`).join(', ');
-      say(`${name}: validation by share ${list}; kept ${keptShare}`);
-      return adapter;
-    }),
-  );
+  return kept(encoder, key, cache, async () => {
+    const run = metaTrainText(encoder, train, { ...options, ...(validation && { validation }) });
+    for await (const { step, steps, loss, validation: accuracy, elapsedMs } of run) {
+      if (step % 20 !== 0 && step !== steps) continue;
+      const seen = accuracy === undefined ? '' : `, validation ${(100 * accuracy).toFixed(2)} %`;
+      say(`${name}: step ${step} of ${steps}, loss ${loss.toFixed(3)}${seen}, ${(elapsedMs / 1000).toFixed(0)} s`);
+    }
+    const { adapter, validation: looks, keptShare } = await run.result;
+    const list = looks.map(({ share, accuracy }) => `${share}: ${(100 * accuracy).toFixed(2)}`).join(', ');
+    say(`${name}: validation by share ${list}; kept ${keptShare}`);
+    return adapter;
+  });
 }
 
 /** Rows of an episode are as many as those of a batch of the recipe, and so are the steps. */
@@ -80,6 +84,32 @@ export async function prototypical(
       return model.adapterOf(learner.weights);
     }),
   );
+}
+
+/** The LoRA weights after MAML on the same classes, from the adapter above. */
+export async function mamlAdapter(
+  encoder: Encoder,
+  train: EpisodeSource,
+  validation: EpisodeSource,
+  name: string,
+): Promise<LoraAdapter> {
+  const { steps } = metaMamlDefaults;
+  const key = {
+    maml: 1,
+    settings: metaMamlDefaults,
+    recipe: metaTextRecipe,
+    train: digest(train),
+    validation: digest(validation),
+  };
+  return kept(encoder, key, true, async () => {
+    const start = await metaTrainedAdapter(encoder, train, validation, {}, name, true);
+    const run = metaTrainMaml(encoder, train, { start });
+    for await (const { step, loss, elapsedMs } of run) {
+      if (step % 5 === 0)
+        say(`${name}: MAML step ${step} of ${steps}, loss ${loss.toFixed(3)}, ${(elapsedMs / 1000).toFixed(0)} s`);
+    }
+    return (await run.result).adapter;
+  });
 }
 
 /**

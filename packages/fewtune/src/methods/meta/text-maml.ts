@@ -15,7 +15,7 @@ import type { TextMamlSettings, TextMamlStart } from './text-maml-start.js';
 
 export const textMamlSettings: TextMamlSettings = {
   variant: 'maml',
-  innerLr: 0.005,
+  innerLr: 0.1,
   innerSteps: 3,
   rank: metaTextDefaults.rank,
   alpha: metaTextDefaults.alpha,
@@ -50,13 +50,14 @@ export interface MetaMamlOptions extends Partial<TextMamlSettings> {
   readonly signal?: AbortSignal;
 }
 
+/** Tasks of many ways and few shots: those of five ways and shots are solved after the warm-up, and teach nothing. */
 export const metaMamlDefaults = {
   ...textMamlSettings,
-  steps: 60,
-  tasksPerStep: 2,
-  ways: 10,
-  shots: 5,
-  queries: 3,
+  steps: 20,
+  tasksPerStep: 1,
+  ways: 20,
+  shots: 2,
+  queries: 2,
   metaLr: 2e-4,
   clipNorm: 1,
   seed: 7,
