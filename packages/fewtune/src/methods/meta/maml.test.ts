@@ -1,8 +1,8 @@
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { type HostTensor, hostTensor } from '@fewtune/engine';
-import { writeSafetensors } from '@fewtune/models';
+import { type HostTensor, hostTensor, openOnnx } from '@fewtune/engine';
+import { conv4, writeSafetensors } from '@fewtune/models';
 import { afterAll, describe, expect, test } from 'vitest';
 import { createRandom, type Random } from '../../data/random.js';
 import { Maml } from './maml.js';
@@ -351,5 +351,46 @@ describe('divergence in meta-training', () => {
     expect(supportLoss.after).toBeLessThan(Math.max(supportLoss.before, Math.log(ways)));
     await using calm = new Maml(small);
     expect(await calm.adapt(unseen[0]!)).toMatchObject({ rateHalvings: 0 });
+  });
+});
+
+test('maml++: first order for a third of the epochs, a rate that falls along a cosine, rates of its own per step', async () => {
+  await using maml = new Maml({ ...small, variant: 'maml++' });
+  const events: MetaTrainEvent[] = [];
+  const onProgress = (event: MetaTrainEvent) => events.push(event);
+  await maml.metaTrain(batches(9, 2), { epochs: 9, onProgress }).result;
+  expect(events.map(({ order }) => order)).toEqual([...Array(6).fill('first'), ...Array(12).fill('second')]);
+  for (const [i, { lr }] of events.entries()) {
+    expect(lr).toBeCloseTo(0.005 * (1 + Math.cos((Math.PI * i) / 18)), 5);
+  }
+  for (const name of Object.keys(model.weights)) {
+    const [first, second, ...more] = [...(maml.params[`rate/${name}`]!.data as Float32Array)];
+    expect(more).toEqual([]);
+    expect(first).not.toBe(0.1);
+    expect(first).not.toBe(second);
+  }
+});
+
+describe('an adapted model as ONNX', () => {
+  const images = (rows: number) =>
+    hostTensor(
+      'float32',
+      [rows, 1, 16, 16],
+      Float32Array.from({ length: rows * 256 }, (_, i) => Math.sin(i * i * 0.013)),
+    );
+  const support = { x: images(6), y: hostTensor('int64', [6], [0, 1, 2, 0, 1, 2]) };
+  const pictures = conv4({ filters: 4, size: 16, ways });
+  test.each([
+    ['rows alone', { model }, unseen[0]!.support, unseen[0]!.query.x],
+    ['by the statistics of the support set', { model: pictures }, support, images(2)],
+    ['by running statistics', { model: pictures, variant: 'maml++' as const }, support, images(2)],
+  ])('%s: the runtime computes what predict does', async (_, options, own, x) => {
+    await using maml = new Maml({ ...small, ...options });
+    const adapted = await maml.adapt({ support: own });
+    const session = await openOnnx(adapted.toOnnx());
+    const { output } = await session.run({ x });
+    const wanted = [...((await adapted.predict(x)).data as Float32Array)];
+    expect([...(output!.data as Float32Array)]).toEqual(wanted.map((value) => expect.closeTo(value, 5)));
+    await session.dispose();
   });
 });

@@ -55,6 +55,8 @@ export interface AdaptedModel {
   readonly rateHalvings: number;
   /** x [rows, ...] → probabilities [rows, outputs]; in a regression the values themselves. */
   predict(x: ModelInput): Promise<HostTensor>;
+  /** What `predict` computes, as an ONNX model of any number of rows: `x` → `output`. Batch statistics are the support set's. */
+  toOnnx(): Uint8Array;
 }
 
 const defaults = {
@@ -70,7 +72,8 @@ const defaults = {
  * et al. 2017, arXiv:1703.03400, and its variants: FOMAML, ANIL, BOIL, Meta-SGD, MAML++, Reptile and implicit MAML.
  *
  * Options and defaults: `variant` maml, `innerLr` 0.01, `innerSteps` 5 (implicit MAML 16, as its inner loop must
- * converge), `metaLr` 0.001 (Reptile 0.1), `metaSchedule` constant (MAML++ cosine), `loss` cross-entropy, `proximal` (λ of implicit MAML) 1, `transductive` false.
+ * converge), `metaLr` 0.001 (Reptile 0.1), `metaSchedule` constant (MAML++ cosine), `clipNorm` none, `loss` cross-entropy,
+ * `proximal` (λ of implicit MAML) 1, `transductive` false.
  * Where the model normalises by batch statistics, those of the query set are only used with `transductive: true`, which is
  * how the papers measured; a query's prediction then depends on the other queries.
  *
@@ -179,7 +182,14 @@ export class Maml {
     });
     const weights = { ...found.weights, ...normsAfter(steps) };
     const { loss: supportLoss, rateHalvings } = found;
-    return { weights, supportLoss, rateHalvings, predict: (x) => this.programs.predict(weights, x, parts[0]!.x) };
+    const reference = parts[0]!.x;
+    return {
+      weights,
+      supportLoss,
+      rateHalvings,
+      predict: (x) => this.programs.predict(weights, x, reference),
+      toOnnx: () => this.programs.toOnnx(weights, reference),
+    };
   }
 
   async dispose(): Promise<void> {

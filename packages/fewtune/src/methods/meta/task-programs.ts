@@ -2,6 +2,7 @@ import {
   compile,
   constant,
   crossEntropy,
+  exportOnnx,
   type HostTensor,
   hostTensor,
   mean,
@@ -13,7 +14,16 @@ import {
   type Tensor,
   valueAndGrad,
 } from '@fewtune/engine';
-import { type AnyExamples, type AnyMetaModel, inputSpec, type ModelInput, rowSpec, rowsOf } from './meta-model.js';
+import {
+  type AnyExamples,
+  type AnyMetaModel,
+  byName,
+  fromNames,
+  inputSpec,
+  type ModelInput,
+  rowSpec,
+  rowsOf,
+} from './meta-model.js';
 import { byRunning } from './step-norms.js';
 import { type BilevelOptions, hasStepNorms, innerLoss, isAdapted } from './task-loss.js';
 
@@ -89,16 +99,40 @@ export class TaskPrograms {
 
   /** Probabilities, or the values of a regression. */
   async predict(weights: Named<HostTensor>, x: ModelInput, support: ModelInput): Promise<HostTensor> {
-    const { transductive, variant, loss } = this.options;
-    const running = hasStepNorms(this.model, variant) && !transductive;
-    const alone = this.model.rowsAlone || transductive || running;
-    const inputs: Given = alone ? { own: weights, x } : { own: weights, x, reference: support };
-    const found = await this.run('predict', inputs, ({ own, x, reference }) => {
-      const all = { ...this.frozen(), ...own };
-      const output = this.model.forward(all, x, running ? byRunning(all) : reference);
-      return { output: loss === 'cross-entropy' ? softmax(output) : output };
-    });
+    const inputs: Given = this.alone ? { own: weights, x } : { own: weights, x, reference: support };
+    const found = await this.run('predict', inputs, ({ own, x, reference }) => ({
+      output: this.output({ ...this.frozen(), ...own }, x, reference),
+    }));
     return found.output!;
+  }
+
+  /** The same as a portable model: `x` (or `x/<name>` each) [rows, ...] → `output` [rows, outputs]. */
+  toOnnx(weights: Named<HostTensor>, support: ModelInput): Uint8Array {
+    const fixed = (tensors: Named<HostTensor>) =>
+      Object.fromEntries(Object.entries(tensors).map(([name, value]) => [name, constant(value, name)]));
+    return exportOnnx(
+      (inputs) => {
+        // The support set itself stands in the model where its statistics are asked for.
+        const reference = this.alone ? undefined : fromNames('support', fixed(byName('support', support)));
+        const all = fixed({ ...this.model.frozen, ...weights });
+        return { output: this.output(all, fromNames('x', inputs), reference) };
+      },
+      byName('x', inputSpec(this.model, 'rows', support)),
+    );
+  }
+
+  /** Whether a query is judged without the support set. */
+  private get alone(): boolean {
+    return this.model.rowsAlone === true || this.options.transductive || this.running;
+  }
+
+  private get running(): boolean {
+    return hasStepNorms(this.model, this.options.variant) && !this.options.transductive;
+  }
+
+  private output(all: Named<Tensor>, x: ModelInput<Tensor>, reference?: ModelInput<Tensor>): Tensor {
+    const output = this.model.forward(all, x, this.running ? byRunning(all) : reference);
+    return this.options.loss === 'cross-entropy' ? softmax(output) : output;
   }
 
   async dispose(): Promise<void> {
