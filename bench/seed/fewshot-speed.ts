@@ -61,11 +61,16 @@ async function protoNet({ ways, shots, queries }: Shape, quick: boolean, python?
   });
 }
 
-/** Five inner steps on a support set of one image a way. */
+/**
+ * Five inner steps on a support set of one image a way. Several tasks: as many at once as there are cores, in a thread each;
+ * five images are too few for cores to share an operator well.
+ */
 async function maml(tasks: number, quick: boolean, python?: string): Promise<Row[]> {
   const shape = { ways: 5, shots: 1, queries: 15, steps: 5 };
   const { ways, shots, queries, steps } = shape;
-  const learner = new Maml({ model: conv4({ ways, filters: channels }), innerLr: 0.01, innerSteps: steps, threads });
+  const where = tasks === 1 ? { threads } : { threads: 1, replicas: threads };
+  const model = conv4({ ways, filters: channels });
+  const learner = new Maml({ model, innerLr: 0.01, innerSteps: steps, ...where });
   const examples = (each: number, seed: number) => ({
     x: images(ways * each, seed),
     y: hostTensor('int64', [ways * each], [...wayLabels(ways, each)]),

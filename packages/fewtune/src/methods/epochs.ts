@@ -1,5 +1,6 @@
 import type { HostTensor, Named } from '@fewtune/engine';
 import { FewtuneError, throwIfAborted } from '../errors.js';
+import { checkCount } from './checks.js';
 import { prefixed, under } from './named.js';
 import { RateGuard } from './rate-guard.js';
 import { type Progress, readCheckpoint, writeCheckpoint } from './run-checkpoint.js';
@@ -98,13 +99,8 @@ export async function runEpochs<Task, Shown extends object>(
   onStep: (event: EpochEvent & Shown) => void,
 ): Promise<{ params: Named<HostTensor>; result?: EpochResult; error?: unknown }> {
   const { epochs = 1, rateHalvings = 4, resume, checkpoint, data = null } = options;
-  for (const [name, value, least] of [
-    ['epochs', epochs, 1],
-    ['rateHalvings', rateHalvings, 0],
-  ] as const) {
-    if (Number.isInteger(value) && value >= least) continue;
-    throw new FewtuneError('OPTION_INVALID', `${name} is ${value}; it must be a whole number of at least ${least}.`);
-  }
+  checkCount('epochs', epochs, 1);
+  checkCount('rateHalvings', rateHalvings, 0);
   // Frozen weights are part of it: it is not made for nothing.
   const own = resume || checkpoint ? learning.configuration() : {};
   const configuration = { ...own, epochs, rateHalvings, data };

@@ -195,6 +195,15 @@ test('defaults that differ between variants', async () => {
   expect(reptile.options).toMatchObject({ innerSteps: 5, metaLr: 0.1 });
 });
 
+test('tasks worked on at once teach the same, to the bit', async () => {
+  const learned = async (replicas?: number) => {
+    await using maml = new Maml({ model, innerLr: 0.1, innerSteps: 2, threads: 1, replicas });
+    await maml.metaTrain(batches(8, 3)).result;
+    return maml.params;
+  };
+  expect(await learned(2)).toEqual(await learned());
+});
+
 test('what was learned, rates and all, starts another Maml', async () => {
   await using first = new Maml({ ...small, variant: 'meta-sgd' });
   await first.metaTrain(batches(6, 5)).result;

@@ -1,7 +1,7 @@
 import type { HostTensor, Named } from '@fewtune/engine';
 import { FewtuneError } from '../../errors.js';
 import { type Run, startRun } from '../../run.js';
-import { checkStart } from '../named.js';
+import { checkCount, checkStart } from '../checks.js';
 import { descend, type Objective } from './descend.js';
 import { type AnyExamples, type AnyMetaModel, checkExamples, type ModelInput } from './meta-model.js';
 import { type Bilevel, type MetaSchedule, metaSchedules } from './meta-step.js';
@@ -35,6 +35,11 @@ export interface MamlOptions extends Partial<BilevelOptions> {
   /** The `params` of a meta-trained Maml of the same model and variant, to go on from; the model's start when left out. */
   readonly start?: Named<HostTensor>;
   readonly threads?: number;
+  /**
+   * Tasks of a batch that are worked on at once, each in a thread with a session of its own; 1 when left out. What is
+   * learned is the same. Worth it for small models; `threads` then counts for each.
+   */
+  readonly replicas?: number;
 }
 
 export interface AdaptOptions {
@@ -88,11 +93,12 @@ export class Maml {
   readonly options: BilevelOptions & Pick<Bilevel, 'metaLr' | 'metaSchedule' | 'clipNorm'>;
   private readonly model: AnyMetaModel;
   private readonly threads: number | undefined;
+  private readonly replicas: number | undefined;
   private learned: Named<HostTensor>;
   private training = false;
   private readonly programs: TaskPrograms;
 
-  constructor({ model, threads, start, ...given }: MamlOptions) {
+  constructor({ model, threads, replicas, start, ...given }: MamlOptions) {
     const metaLr = given.metaLr ?? (given.variant === 'reptile' ? 0.1 : 0.001);
     const innerSteps = given.innerSteps ?? (given.variant === 'imaml' ? 16 : 5);
     const metaSchedule = given.metaSchedule ?? (given.variant === 'maml++' ? 'cosine' : 'constant');
@@ -100,6 +106,8 @@ export class Maml {
     checkOptions(this.options, model);
     this.model = model;
     this.threads = threads;
+    this.replicas = replicas;
+    if (replicas !== undefined) checkCount('replicas', replicas, 1);
     this.programs = new TaskPrograms(model, this.options, threads);
     const fresh = startParams(model, this.options);
     if (start) checkStart(start, fresh, 'this model and variant');
@@ -128,7 +136,8 @@ export class Maml {
       if (this.training) throw new FewtuneError('OPTION_INVALID', 'this Maml is being trained; await that run first.');
       this.training = true;
       try {
-        const bilevel = { ...this.options, model: this.model, threads: this.threads };
+        const { model, threads, replicas } = this;
+        const bilevel = { ...this.options, model, threads, replicas };
         const ended = await metaTrain(bilevel, this.learned, batches, options, (event) => {
           options.onProgress?.(event);
           emit(event);
@@ -218,9 +227,4 @@ function checkOptions(options: Maml['options'], { headNames, weights, headStart 
   if (missing.length > 0) throw wrong(`the model's headNames name no weight of it: ${missing.join(', ')}.`);
   const adapted = [...Object.keys(weights), ...(headStart ? headNames : [])].filter(isAdapted(variant, headNames));
   if (adapted.length === 0) throw wrong(`${variant} has no weight to adapt: the model's headNames leave none.`);
-}
-
-function checkCount(name: string, value: number, least: number): void {
-  if (Number.isInteger(value) && value >= least) return;
-  throw new FewtuneError('OPTION_INVALID', `${name} is ${value}; it must be a whole number of at least ${least}.`);
 }

@@ -39,6 +39,8 @@ export interface Bilevel extends BilevelOptions {
   /** Largest global norm of the outer gradient; unlimited when left out. */
   readonly clipNorm?: number;
   readonly threads?: number;
+  /** Tasks that are worked on at once. */
+  readonly replicas?: number;
 }
 
 export const metaSchedules = ['constant', 'cosine'] as const;
@@ -136,7 +138,7 @@ function formOf(x: ModelInput, { inputs }: AnyMetaModel): string {
 
 /** Reptile walks along its own direction; the others descend with Adam, as the papers do. */
 function openStep(bilevel: Bilevel, params: Named<HostTensor>, phase: Phase, task: AnyMetaTask, steps: number) {
-  const { model, metaLr, metaSchedule, clipNorm, variant, threads } = bilevel;
+  const { model, metaLr, metaSchedule, clipNorm, variant, threads, replicas } = bilevel;
   const batch: Record<string, TensorSpec> = {
     ...byName('supportX', inputSpec(model, 'support', task.support.x)),
     supportY: rowSpec('support', task.support.y),
@@ -161,7 +163,7 @@ function openStep(bilevel: Bilevel, params: Named<HostTensor>, phase: Phase, tas
     },
     optimizer: withRunning(variant === 'reptile' ? sgd() : adamW({ weightDecay: 0 }), clipNorm),
     schedule: metaSchedule === 'cosine' ? cosineDecay({ lr: metaLr, steps }) : constantRate(metaLr),
-    accumulate: { weight: () => scalar(1) },
+    accumulate: { weight: () => scalar(1), replicas },
     // The scale stays 1: wanted is that a step whose gradient is not finite is not taken.
     lossScale: { init: 1, growth: 1, backoff: 1 },
     threads,

@@ -172,6 +172,15 @@ test('a rate at which it diverges is lowered and told; a run resumed after that 
   for (const [name, { data }] of Object.entries(whole.params)) expect(resumed.params[name]!.data).toEqual(data);
 });
 
+test('episodes worked on at once teach the same, to the bit', async () => {
+  const learned = async (replicas?: number) => {
+    await using learner = new MetricLearner({ model: dense(), threads: 1, replicas });
+    await learner.metaTrain(batches(5, 4, 3)).result;
+    return learner.params;
+  };
+  expect(await learned(2)).toEqual(await learned());
+});
+
 test('images: a query does not depend on the others, unless it is asked for', async () => {
   const model = imageEmbedding(conv4({ filters: 4, size: 16 }), { size: 16 });
   await using learner = new MetricLearner({ model });
@@ -190,6 +199,7 @@ test('what cannot be learned from is named', async () => {
   const make = (options: object) => () => new MetricLearner({ model: dense(), ...options });
   expect(make({ head: 'siamese' })).toThrow('head is "siamese"; it must be one of prototype, matching, relation');
   expect(make({ lr: 0 })).toThrow('lr is 0');
+  expect(make({ replicas: 0 })).toThrow('replicas is 0');
   expect(make({ rank: 1.5 })).toThrow('rank is 1.5; it must be a whole number of at least 1');
   expect(make({ start: {} })).toThrow('start: "a.weight" is missing, it must be [24, 12]');
   await using learner = new MetricLearner({ model: dense() });

@@ -1,8 +1,8 @@
 import type { HostTensor, Named } from '@fewtune/engine';
 import { FewtuneError } from '../../errors.js';
 import { type Run, startRun } from '../../run.js';
+import { checkCount, checkStart } from '../checks.js';
 import { type Batches, type EpochEvent, type EpochOptions, type EpochResult, runEpochs } from '../epochs.js';
-import { checkStart } from '../named.js';
 import { digestOf } from '../run-checkpoint.js';
 import type { EmbeddingModel } from './embedding-model.js';
 import { headParams } from './metric-loss.js';
@@ -34,15 +34,16 @@ export type MetricTrainEvent = EpochEvent;
 export class MetricLearner {
   readonly options: MetricSettings;
   private readonly model: EmbeddingModel;
-  private readonly threads: number | undefined;
+  private readonly where: Pick<MetricLearnerOptions, 'threads' | 'replicas'>;
   private readonly programs: MetricPrograms;
   private learned: Named<HostTensor>;
   private training = false;
 
-  constructor({ model, start, threads, ...given }: MetricLearnerOptions) {
+  constructor({ model, start, threads, replicas, ...given }: MetricLearnerOptions) {
     this.options = metricSettings(given, model.dim);
     this.model = model;
-    this.threads = threads;
+    this.where = { threads, replicas };
+    if (replicas !== undefined) checkCount('replicas', replicas, 1);
     this.programs = new MetricPrograms(model, this.options, threads);
     const fresh = { ...model.weights, ...headParams(this.options, model.dim) };
     if (start) checkStart(start, fresh, 'this model and head');
@@ -122,10 +123,10 @@ export class MetricLearner {
     options: EpochOptions<MetricTrainEvent>,
     onStep: (event: MetricTrainEvent) => void,
   ) {
-    const { model, threads } = this;
+    const { model } = this;
     const { lr, head } = this.options;
     const open = (rateShare: number) =>
-      openMetricStep(model, { ...this.options, lr: lr * rateShare }, this.learned, threads);
+      openMetricStep(model, { ...this.options, lr: lr * rateShare }, this.learned, this.where);
     let current = { rateShare: 1, step: await open(1) };
     try {
       return await runEpochs<MetricTask, object>(

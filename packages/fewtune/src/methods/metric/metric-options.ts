@@ -1,5 +1,6 @@
 import type { HostTensor, Named } from '@fewtune/engine';
 import { FewtuneError } from '../../errors.js';
+import { checkCount } from '../checks.js';
 import type { EmbeddingModel } from './embedding-model.js';
 import { type MetricLossOptions, metricHeads, metrics } from './metric-loss.js';
 
@@ -15,6 +16,11 @@ export interface MetricLearnerOptions extends Partial<MetricLossOptions> {
   /** The `params` of a learner of the same model and head, to go on from. */
   readonly start?: Named<HostTensor>;
   readonly threads?: number;
+  /**
+   * Episodes of a batch that are worked on at once, each in a thread with a session of its own; 1 when left out. What is
+   * learned is the same. Worth it for small models; `threads` then counts for each.
+   */
+  readonly replicas?: number;
 }
 
 /** What a learner's training depends on, besides its model. */
@@ -67,11 +73,7 @@ function check(options: MetricSettings, dim: number): void {
     const value = options[name];
     if (!(Number.isFinite(value) && value >= 0)) throw wrong(`${name} is ${value}; it must be a number from 0 up.`);
   }
-  for (const name of ['relationHidden', 'rank', 'decaySteps'] as const) {
-    const value = options[name];
-    if (value === undefined || (Number.isInteger(value) && value >= 1)) continue;
-    throw wrong(`${name} is ${value}; it must be a whole number of at least 1.`);
-  }
+  for (const name of ['relationHidden', 'rank', 'decaySteps'] as const) checkCount(name, options[name] ?? 1, 1);
   const { head, metric, attention, dimensionWeights, rank = dim } = options;
   // A row of the map beyond the embedding's numbers would start at 0, and have no gradient there.
   if (rank > dim) throw wrong(`rank is ${rank}; an embedding has ${dim} numbers, and the map at most as many rows.`);

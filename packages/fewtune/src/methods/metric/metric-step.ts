@@ -13,7 +13,7 @@ import {
 import { mapValues, prefixed, under } from '../named.js';
 import type { EmbeddingModel } from './embedding-model.js';
 import { episodeLoss } from './metric-loss.js';
-import type { MetricSettings } from './metric-options.js';
+import type { MetricLearnerOptions, MetricSettings } from './metric-options.js';
 import { answersOf, checkInputs, episodeFeeds, episodeSpecs, type MetricTask } from './metric-task.js';
 
 /** The training step: each episode is a micro-batch, so that a batch may hold any number, of any sizes. */
@@ -21,7 +21,7 @@ export function openMetricStep(
   model: EmbeddingModel,
   options: MetricSettings,
   params: Named<HostTensor>,
-  threads?: number,
+  { threads, replicas }: Pick<MetricLearnerOptions, 'threads' | 'replicas'> = {},
 ): Promise<TrainStep<Named<TensorSpec>>> {
   const { lr, decaySteps, weightDecay, clipNorm } = options;
   const viewed = options.viewContrast > 0;
@@ -46,7 +46,7 @@ export function openMetricStep(
       ? linearDecay({ lr, steps: decaySteps, warmup: Math.round(decaySteps / 10) })
       : constantRate(lr),
     clipNorm,
-    accumulate: { weight: () => scalar(1) },
+    accumulate: { weight: () => scalar(1), replicas },
     // The scale stays 1: wanted is that a step whose gradient is not finite is not taken.
     lossScale: { init: 1, growth: 1, backoff: 1 },
     threads,
