@@ -39,7 +39,8 @@ export const informationMaximisationDefaults = {
  * classes (Veilleux et al. 2021, arXiv:2106.04655), hence the warning and `prior`.
  *
  * @param support every class with a row
- * @param queries [queries, hidden], one or more
+ * @param queries [queries, hidden]
+ * @throws FewtuneError OPTION_INVALID for an option out of range, INTERRUPTED when `signal` was aborted
  */
 export async function informationMaximisation(
   support: LabelledFeatures,

@@ -30,6 +30,7 @@ export const laplacianShotDefaults: Required<LaplacianShotOptions> = {
  *
  * @param support every class with a row
  * @param queries [queries, hidden]
+ * @throws FewtuneError OPTION_INVALID for an option out of range
  */
 export function laplacianShot(
   support: LabelledFeatures,
@@ -39,6 +40,9 @@ export function laplacianShot(
   const { sharpness, smoothness, neighbours, iterations } = { ...laplacianShotDefaults, ...options };
   requirePositive('sharpness', sharpness);
   if (!(smoothness >= 0)) throw new FewtuneError('OPTION_INVALID', `smoothness is 0 or more, not ${smoothness}`);
+  if (!(Number.isSafeInteger(neighbours) && neighbours >= 0)) {
+    throw new FewtuneError('OPTION_INVALID', `neighbours is a whole number from 0, not ${neighbours}`);
+  }
   const { hidden, classes } = support;
   const graph = neighbourGraph(queries, hidden, neighbours);
   const inductive = prototypeProbabilities(classMeans(support, false), queries, hidden, sharpness);

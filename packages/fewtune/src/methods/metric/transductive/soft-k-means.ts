@@ -20,6 +20,7 @@ export const softKMeansDefaults: Required<SoftKMeansOptions> = { sharpness: 15, 
  *
  * @param support every class with a row
  * @param queries [queries, hidden]
+ * @throws FewtuneError OPTION_INVALID for an option out of range
  */
 export function softKMeans(
   support: LabelledFeatures,
