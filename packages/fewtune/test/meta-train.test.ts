@@ -140,6 +140,15 @@ test('classes that the start has seen are told: in the run, in the report', asyn
   await using model = await run.result;
   expect(model.report.encoder!.start!.seen).toEqual([seen]);
   expect(warnings).toEqual([expect.stringContaining(`"${seen}"`)]);
+  // A start from several tables names them before its classes.
+  const tables = {
+    ...data,
+    labels: data.labels.map((name) => `old/${name}`),
+    classes: data.classes.map((name) => `old/${name}`),
+  };
+  const several = await metaTrainEncoder(tables, { encoder, options: { ...settings, steps: 1 }, threads: 1 }).result;
+  const [one] = several.report.classes;
+  expect(several.describeFor([one!.slice(4), 'another']).seen).toEqual([one!.slice(4)]);
 });
 
 test('what is no start, is damaged, or belongs to another encoder is refused, and told apart', async () => {

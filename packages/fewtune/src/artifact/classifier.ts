@@ -127,7 +127,7 @@ export class Classifier {
     if (learned !== undefined) return learned.support;
     const why =
       report.encoder === undefined
-        ? `the method ${report.method.name} has no sentence features. Train with prototype, linear, lora or full`
+        ? `the method ${report.method.name} has no sentence features. Train with one that has an encoder, such as prototype, linear or lora`
         : 'it keeps no examples, as models of fewtune 0.1.0. Train it again';
     throw new FewtuneError('MODEL_UNSUPPORTED', `this model cannot ${purpose}: ${why}.`);
   }

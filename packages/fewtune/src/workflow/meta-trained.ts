@@ -89,7 +89,8 @@ export class MetaTrained {
 
   /** What a model trained from this start says of it. `classes`: those of the model. */
   describeFor(classes: readonly string[]): MetaStart {
-    const own = new Set(this.report.classes.map(classKey));
+    // A start from several tables names its classes `table/class`.
+    const own = new Set(this.report.classes.flatMap((name) => [name, name.slice(name.indexOf('/') + 1)].map(classKey)));
     return {
       source: this.source,
       kind: this.report.kind,
