@@ -2,12 +2,12 @@ import { mkdtemp } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type HostTensor, hostTensor, type Named } from '@fewtune/engine';
-import { loadEncoder } from '@fewtune/models';
+import { type Encoder, loadEncoder } from '@fewtune/models';
 import { beforeAll, describe, expect, test } from 'vitest';
 import { createRandom } from '../src/data/random.js';
 import { CachedFeatures } from '../src/methods/features.js';
 import type { FitContext, Labelled, Method } from '../src/methods/method.js';
-import { type Adapter, applyAdapter, mergeAdapter } from '../src/methods/peft/adapter.js';
+import { type Adapter, adaptEncoder, applyAdapter, mergeAdapter } from '../src/methods/peft/adapter.js';
 import { bitfit } from '../src/methods/peft/bitfit.js';
 import { full } from '../src/methods/peft/full.js';
 import { ia3 } from '../src/methods/peft/ia3.js';
@@ -89,10 +89,11 @@ const data: Labelled = {
 describe('each method trains what it says, and nothing else', () => {
   let context: FitContext;
   let weights: Named<HostTensor>;
+  let encoder: Encoder;
   beforeAll(async () => {
     const folder = await mkdtemp(join(tmpdir(), 'encoder-'));
     await writeTinyEncoder(folder, data.texts);
-    const encoder = await loadEncoder(folder);
+    encoder = await loadEncoder(folder);
     weights = encoder.weights;
     const features = new CachedFeatures(encoder, { cache: false });
     context = { encoder: async () => encoder, features: async () => features, seed: 7 };
@@ -172,6 +173,36 @@ describe('each method trains what it says, and nothing else', () => {
     const [even, falling] = [await step(1), await step(0.5)];
     expect(falling(`${at}.output.dense`)).toBeCloseTo(even(`${at}.output.dense`), 6);
     expect(falling('embeddings.LayerNorm') / even('embeddings.LayerNorm')).toBeCloseTo(0.5, 3);
+  });
+
+  const withAdapter: [string, Method<never>, object][] = [
+    ['lora', lora as Method<never>, { modulesToSave: 'embeddings.LayerNorm', alphaPattern: { query: 3 } }],
+    ['lora from pissa, rsLora', lora as Method<never>, { init: 'pissa', rsLora: true }],
+    ['lora, dora', lora as Method<never>, { dora: true, init: 'olora', interpolation: 1 }],
+    ['ia3', ia3 as Method<never>, { lr: 0.1 }],
+    ['vera', vera as Method<never>, { rank: 8 }],
+  ];
+  test.each(withAdapter)('%s: its adapter over the encoder is the model, through a file', async (_, method, given) => {
+    const options = method.schema.parse({ steps: 5, ...given });
+    const fitted = await method.fit(data, options, context);
+    const adapted = adaptEncoder(encoder, adapterFromFiles(adapterFiles(fitted.adapter!)));
+    const { weights: tuned } = await fitted.graph();
+    let largest = 0;
+    for (const [name, { data: values }] of Object.entries(adapted.weights)) {
+      (values as Float32Array).forEach((value, i) => {
+        largest = Math.max(largest, Math.abs(value - (tuned[name]!.data[i] as number)));
+      });
+    }
+    expect(largest).toBeLessThan(1e-5);
+    await fitted.dispose?.();
+  });
+
+  test('there is no adapter between the base and DoRA, and none of biases alone', async () => {
+    const dora = await lora.fit(data, lora.schema.parse({ steps: 1, dora: true }), context);
+    expect(dora.adapter).toBeUndefined();
+    const biases = await bitfit.fit(data, bitfit.schema.parse({ steps: 1 }), context);
+    expect(biases.adapter).toBeUndefined();
+    await Promise.all([dora.dispose?.(), biases.dispose?.()]);
   });
 
   test('lora from the directions of EVA learns', async () => {

@@ -3,6 +3,7 @@ import type { z } from 'zod';
 import type { ClassifierGraph } from '../artifact/graph.js';
 import type { RowLearner } from './class-row.js';
 import type { TextMamlStart } from './meta/text-maml-start.js';
+import type { Adapter } from './peft/adapter.js';
 
 export const methodNames = ['tfidf', 'prototype', 'linear', 'maml', 'lora', 'full', 'ia3', 'bitfit', 'vera'] as const;
 export type MethodName = (typeof methodNames)[number];
@@ -58,6 +59,11 @@ export interface Fitted {
   graph(): Promise<ClassifierGraph>;
   /** What a head on features was fitted on, in the order of the data; absent for methods without features. */
   readonly support?: FittedSupport;
+  /**
+   * What was trained, apart from the encoder: for `writeAdapter`, and for Python's PEFT. `adaptEncoder` of it gives the
+   * encoder under this model's head. Absent for methods without one, and for DoRA between base and tuned weights.
+   */
+  readonly adapter?: Adapter;
   /** What was chosen during the fit (C, steps, trainable parameters …), for the report. */
   readonly details: Readonly<Record<string, number | string | boolean>>;
   dispose?(): Promise<void>;

@@ -9,7 +9,9 @@ import { labelText } from '../label-names.js';
 import { createLogisticSolver, headLogits, headOf } from '../linear/logistic.js';
 import type { FitContext, Fitted, Labelled } from '../method.js';
 import { embedSupport, withNames } from '../support.js';
+import type { Adapter } from './adapter.js';
 import { type ContrastiveOptions, contrastiveStage } from './contrastive-stage.js';
+import { partOfAdapter } from './shared-part.js';
 
 /** Options that every way of fine-tuning shares. */
 export const fineTuneFields = (lr: number) => ({
@@ -47,6 +49,8 @@ export interface Adaptation {
   lrScale?(name: string): number;
   /** All weights of the encoder, with what was trained in place. */
   merge(trained: Named<HostTensor>): Record<string, HostTensor>;
+  /** What was trained as an adapter over the encoder as it is; absent where PEFT has no such kind. */
+  adapter?(trained: Named<HostTensor>): Adapter;
 }
 
 export type Adapt = (
@@ -87,6 +91,8 @@ export async function fineTune(
   });
 
   const kept = interpolate(weights, adaptation.merge(trained), options.interpolation);
+  const whole = adaptation.adapter?.(trained);
+  const adapter = whole && partOfAdapter(whole, weights, options.interpolation);
   const tuned: Encoder = { ...encoder, weights: kept };
   const features = new CachedFeatures(tuned, { threads, cache: false });
   const tunedContext = { ...context, features: async () => features, onProgress: undefined };
@@ -102,6 +108,9 @@ export async function fineTune(
     logits: async (texts, signal) => headLogits(head, await features.features(texts, { signal })),
     graph: async () => headGraph(tuned, head),
     support,
+    ...(adapter && {
+      adapter: { ...adapter, base: { id: encoder.id, revision: encoder.revision, fingerprint: encoder.fingerprint } },
+    }),
     details: { steps: stage.steps, lr: options.lr, trainableParameters: trainable, labelNames: named },
     dispose: () => features.dispose(),
   };

@@ -40,6 +40,7 @@ const adaptWith =
       padId: tokenizer.padId,
       linear: ia3Linear,
       merge: (trained) => mergeIa3(weights, trained),
+      adapter: (trained) => ({ method: 'ia3', weights: trained }),
     };
   };
 

@@ -1,10 +1,11 @@
+import type { HostTensor, Named } from '@fewtune/engine';
 import { z } from 'zod';
 import { logisticRow } from '../linear/logistic-row.js';
 import type { Method } from '../method.js';
-import { applyAdapter, mergeAdapter } from './adapter.js';
+import { applyAdapter, type LoraAdapter, mergeAdapter } from './adapter.js';
 import { evaDirections } from './eva.js';
 import { type Adapt, estimateFineTune, fineTune, fineTuneFields } from './fine-tune.js';
-import { loraInits, loraModules, ownOf, startLora } from './lora-start.js';
+import { loraInits, loraModules, overEncoder, ownOf, startLora } from './lora-start.js';
 
 const patterns = z.union([z.literal('none'), z.record(z.string(), z.number().positive())]).default('none');
 const targets = z.union([z.string().min(1), z.array(z.string().min(1)).min(1)]);
@@ -46,7 +47,7 @@ const adaptWith =
     const down = eva
       ? await evaDirections({ config, weights }, ids, tokenizer.padId, modules, rankOf, random, threads)
       : undefined;
-    const { adapter, base } = startLora(
+    const start = startLora(
       weights,
       {
         ...options,
@@ -58,19 +59,22 @@ const adaptWith =
       },
       random,
     );
-    const { saved = {} } = adapter;
+    const { adapter, base } = start;
+    const { saved } = adapter;
+    const tuned = (trained: Named<HostTensor>): LoraAdapter => {
+      const part = (names: object) => Object.fromEntries(Object.keys(names).map((name) => [name, trained[name]!]));
+      return { ...adapter, weights: part(adapter.weights), ...(saved && { saved: part(saved) }) };
+    };
     return {
       params: { ...adapter.weights, ...saved },
-      frozen: Object.fromEntries(Object.entries(base).filter(([name]) => !saved[name])),
+      frozen: Object.fromEntries(Object.entries(base).filter(([name]) => !saved?.[name])),
       ids,
       padId: tokenizer.padId,
       linear: (params) => applyAdapter(adapter, {}, params).linear,
       // Hayou et al. 2024, arXiv:2402.12354: B wants a larger rate than A.
       lrScale: (name) => (name.endsWith('.lora_B.weight') ? loraPlus : 1),
-      merge: (trained) => {
-        const part = (names: object) => Object.fromEntries(Object.keys(names).map((name) => [name, trained[name]!]));
-        return mergeAdapter(base, { ...adapter, weights: part(adapter.weights), saved: part(saved) });
-      },
+      merge: (trained) => mergeAdapter(base, tuned(trained)),
+      adapter: (trained) => overEncoder(tuned(trained), start, weights),
     };
   };
 

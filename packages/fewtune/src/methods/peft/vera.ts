@@ -25,6 +25,7 @@ const adaptWith =
       padId: tokenizer.padId,
       linear: (trained, frozen) => veraLinear({ ...frozen, ...trained }),
       merge: (trained) => mergeVera(weights, { ...shared, ...trained }),
+      adapter: (trained) => ({ method: 'vera', rank: options.rank, weights: { ...trained, ...shared } }),
     };
   };
 
