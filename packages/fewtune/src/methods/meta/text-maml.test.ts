@@ -117,7 +117,7 @@ describe('a classifier adapted from a meta-trained start', () => {
   });
 
   test('the method takes a start, says when there is none, and learns another class as its prototype', async () => {
-    const { start } = await metaTrainMaml(encoder, seen, { ...options, steps: 1 }).result;
+    const { start } = await metaTrainMaml(encoder, seen, { ...options, steps: 1, ways: 50 }).result; // there are 8
     const context = { encoder: async () => encoder, seed: 7 } as FitContext;
     const plain = await method.fit(unseen, { innerSteps: 1, innerLr: 0.01 }, context);
     expect(plain.details).toMatchObject({ metaTrained: false, innerSteps: 1 });

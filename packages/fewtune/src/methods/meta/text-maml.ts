@@ -27,7 +27,7 @@ export interface MetaMamlOptions extends Partial<TextMamlSettings> {
   /** Steps of the meta-learner, and tasks of each. */
   readonly steps?: number;
   readonly tasksPerStep?: number;
-  /** Of each task. */
+  /** Of each task; all classes where there are fewer than that. */
   readonly ways?: number;
   readonly shots?: number;
   readonly queries?: number;
@@ -115,7 +115,8 @@ async function trained(
   options: Settings,
   emit: (event: MetaMamlEvent) => void,
 ): Promise<MetaMamlResult> {
-  const { ways, shots, queries, steps, seed, signal, threads, resume } = options;
+  const { shots, queries, steps, seed, signal, threads, resume } = options;
+  const ways = Math.min(options.ways, source.classes.length);
   const sampler = episodeSampler({
     labels: source.labels,
     classNames: source.classes,
