@@ -32,7 +32,7 @@ export const network = (head: boolean) => conv4({ variant: 'stride-2', ...(head 
  * Trained on the alphabets of "small 1", each turned character a class (544 classes); tested upright on the alphabets
  * that are in "small 2" alone (106 classes).
  */
-export async function omniglotSetting(quick: boolean, steps = quick ? 10 : 1000): Promise<Setting> {
+export async function omniglotSetting(quick: boolean, steps = quick ? 10 : 600): Promise<Setting> {
   const all = await characters28();
   const train = rotationClasses(ofAlphabets(all, backgroundSets[1]));
   const unseen = backgroundSets[2].filter((name) => !(backgroundSets[1] as readonly string[]).includes(name));
