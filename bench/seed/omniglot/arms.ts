@@ -1,4 +1,4 @@
-import type { MamlVariant } from 'fewtune';
+import type { MamlVariant, MetricLearnerOptions } from 'fewtune';
 
 /** Settings of a gradient-based arm; both sides read them. */
 export interface MamlArm {
@@ -21,6 +21,8 @@ export interface MetricArm {
   readonly name: string;
   readonly head: 'prototype' | 'matching' | 'relation';
   readonly lr: number;
+  /** What is not a default of `MetricLearner`. */
+  readonly learner?: Pick<MetricLearnerOptions, 'metric' | 'scale' | 'learnScale'>;
   readonly peer: string;
   readonly published: string;
 }
@@ -73,7 +75,14 @@ export const arms: readonly Arm[] = [
     peer: 'learn2learn MAML',
     published: '99.5',
   },
-  { ...metric, name: 'ProtoNet', head: 'prototype', peer: 'easyfsl ProtoNet', published: '98.8' },
+  {
+    ...metric,
+    name: 'ProtoNet',
+    head: 'prototype',
+    learner: { scale: 1 / 256 }, // squares are averaged over the 256 numbers; their sum makes too sharp a softmax
+    peer: 'easyfsl ProtoNet',
+    published: '98.8',
+  },
   { ...metric, name: 'Matching', head: 'matching', peer: 'easyfsl Matching', published: '98.1' },
-  { ...metric, name: 'Relation', head: 'relation', peer: 'easyfsl Relation', published: '99.6' },
+  { ...metric, name: 'Relation', head: 'relation', lr: 1e-3, peer: 'easyfsl Relation', published: '99.6' },
 ];

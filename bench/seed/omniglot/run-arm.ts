@@ -91,7 +91,7 @@ function allSupport(images: HostTensor, episode: Episode) {
 
 async function runMetric(arm: MetricArm, setting: Setting, threads: number): Promise<ArmResult> {
   const model = imageEmbedding(network(false));
-  const options = { head: arm.head, lr: arm.lr, threads };
+  const options = { head: arm.head, lr: arm.lr, ...arm.learner, threads };
   const began = performance.now();
   await using learner = new MetricLearner({ ...options, model });
   const batches = batchesOf(setting, 1, (episode) => metricTask(setting.train, episode, trainQueries));
