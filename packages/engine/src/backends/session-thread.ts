@@ -32,10 +32,12 @@ export async function createInThread(
   const worker = new Worker(`(${serve})()`, { eval: true, workerData: { runtime, model, options } });
   worker.unref(); // a session that nobody closes does not keep the process
   const ask = asker(worker);
-  const { inputNames, outputNames } = (await ask()) as Extract<Answer, { inputNames: unknown }>;
+  const opened = await ask().catch(async (error) => {
+    await worker.terminate();
+    throw error;
+  });
   return {
-    inputNames,
-    outputNames,
+    ...(opened as Extract<Answer, { inputNames: unknown }>),
     endProfiling() {},
     async run(feeds: ort.InferenceSession.FeedsType, fetches?: object) {
       const sent = Object.entries(feeds as Record<string, ort.Tensor>).map(([name, { type, dims, data }]) => [
@@ -68,17 +70,17 @@ function asker(worker: Worker): (call?: Call) => Promise<Answer> {
     else resolve(answer);
   });
   const fail = (error: Error) => {
-    ended = error;
-    for (const { reject } of waiting.splice(0)) reject(error);
+    ended ??= error; // of an error and the end that follows it, the first says why
+    for (const { reject } of waiting.splice(0)) reject(ended);
   };
   worker.on('error', fail);
   worker.on('exit', (code) => fail(new Error(`the thread of a session ended with code ${code}`)));
   return (call) =>
     new Promise((resolve, reject) => {
       if (ended) return reject(ended);
+      if (call) worker.postMessage(call); // throws when it cannot be sent: no answer is then waited for
       waiting.push({ resolve, reject });
       worker.ref();
-      if (call) worker.postMessage(call);
     });
 }
 
@@ -89,8 +91,11 @@ function serve(): void {
   const answer = (found: Answer, buffers: ArrayBuffer[] = []) => parentPort!.postMessage(found, buffers);
   const failed = (cause: unknown) => answer({ error: cause instanceof Error ? cause.message : String(cause) });
   const opening = InferenceSession.create(workerData.model, workerData.options);
-  opening.then(({ inputNames, outputNames }) => answer({ inputNames, outputNames }), failed);
-  parentPort!.on('message', async (call: Call) => {
+  let before: Promise<void> = opening.then(
+    ({ inputNames, outputNames }) => answer({ inputNames, outputNames }),
+    failed,
+  );
+  const serveCall = async (call: Call) => {
     try {
       const session = await opening;
       if (call === 'end') {
@@ -110,5 +115,8 @@ function serve(): void {
     } catch (cause) {
       failed(cause);
     }
+  };
+  parentPort!.on('message', (call: Call) => {
+    before = before.then(() => serveCall(call)); // `run` begins later than it is called: an end must not overtake it
   });
 }

@@ -30,10 +30,16 @@ export class Replicas {
     const nothing = await ProgramState.create({});
     const threads = options.threads ?? threadsEach(count);
     const programs: StateProgram[] = [];
-    for (let thread = 0; thread < count; thread++) {
-      programs.push(await StateProgram.open('micro-batch', nothing, trace, { ...options, threads, thread }));
+    const replicas = new Replicas(programs);
+    try {
+      for (let thread = 0; thread < count; thread++) {
+        programs.push(await StateProgram.open('micro-batch', nothing, trace, { ...options, threads, thread }));
+      }
+    } catch (error) {
+      await replicas.dispose();
+      throw error;
     }
-    return new Replicas(programs);
+    return replicas;
   }
 
   /** One of the programs, which are all alike. */

@@ -45,8 +45,15 @@ export interface EpochResult {
   readonly steps: number;
   /** How often the rate was halved because a step diverged. */
   readonly rateHalvings: number;
-  /** Mean loss of each epoch. */
+  /** Mean loss of each epoch's good steps; NaN where every step diverged. */
   readonly epochLosses: readonly number[];
+}
+
+/** Parameters at the end of a run, and what it found or what stopped it. */
+export interface EpochsEnded {
+  readonly params: Named<HostTensor>;
+  readonly result?: EpochResult;
+  readonly error?: unknown;
 }
 
 /** Where in a run a step is. */
@@ -97,10 +104,11 @@ export async function runEpochs<Task, Shown extends object>(
   options: Omit<EpochOptions<never>, 'onProgress'>,
   learning: Learning<Task, Shown>,
   onStep: (event: EpochEvent & Shown) => void,
-): Promise<{ params: Named<HostTensor>; result?: EpochResult; error?: unknown }> {
+): Promise<EpochsEnded> {
   const { epochs = 1, rateHalvings = 4, resume, checkpoint, data = null } = options;
   checkCount('epochs', epochs, 1);
   checkCount('rateHalvings', rateHalvings, 0);
+  if (checkpoint?.every !== undefined) checkCount('checkpoint.every', checkpoint.every, 1);
   // Frozen weights are part of it: it is not made for nothing.
   const own = resume || checkpoint ? learning.configuration() : {};
   const configuration = { ...own, epochs, rateHalvings, data };
@@ -140,7 +148,7 @@ class EpochRun<Task, Shown extends object> {
     private readonly from: Progress = { epoch: 0, batches: 0, sum: 0, steps: 0, epochLosses: [] },
   ) {
     this.guard = new RateGuard(rateHalvings, from.guard);
-    this.epochLosses = [...from.epochLosses];
+    this.epochLosses = from.epochLosses.map((loss) => loss ?? Number.NaN); // JSON has null for NaN
     this.steps = from.steps;
   }
 

@@ -8,13 +8,14 @@ import type { Fitted, Labelled } from '../method.js';
 import { adaptEncoder, type LoraAdapter } from '../peft/adapter.js';
 import { labelTensor } from './lora-encoder.js';
 import { Maml } from './maml.js';
+import { learnsRates } from './task-loss.js';
 import { bilevelOf, mamlEncoder } from './text-maml.js';
 import type { TextMamlStart } from './text-maml-start.js';
 
 export interface AdaptTextOptions {
   /** Inner steps; as many as were meta-trained when left out. */
   readonly innerSteps?: number;
-  /** Inner rate; that of meta-training when left out. Learned rates stay what they are. */
+  /** Inner rate; that of meta-training when left out. Refused where the start has learned its rates. */
   readonly innerLr?: number;
   readonly threads?: number;
   readonly signal?: AbortSignal;
@@ -29,7 +30,8 @@ const tokensPerPart = 1024;
  * encoder with the adapted LoRA weights merged into it and a linear head on its features, so it predicts, saves and
  * serves like any other.
  *
- * @throws FewtuneError LOSS_NOT_FINITE when it diverges and lower rates do not help; CLASS_TOO_SMALL, INTERRUPTED
+ * @throws FewtuneError LOSS_NOT_FINITE when it diverges and lower rates do not help; CLASS_TOO_SMALL, OPTION_INVALID,
+ *   INTERRUPTED
  */
 export async function adaptText(
   start: TextMamlStart,
@@ -37,6 +39,13 @@ export async function adaptText(
   { innerSteps, innerLr, threads, signal, onProgress }: AdaptTextOptions = {},
 ): Promise<Fitted> {
   requireEveryClass(data);
+  const { variant } = start.settings;
+  if (innerLr !== undefined && learnsRates(variant)) {
+    throw new FewtuneError(
+      'OPTION_INVALID',
+      `innerLr is ${innerLr}, but this start has learned its rates (${variant}), and they are what it adapts with. Leave innerLr out.`,
+    );
+  }
   const settings = { ...start.settings, ...(innerLr !== undefined && { innerLr }) };
   const model = mamlEncoder({ encoder: start.encoder, settings }, data.classes.length);
   const steps = innerSteps ?? settings.innerSteps;
@@ -60,7 +69,10 @@ export async function adaptText(
   const encoder = adaptEncoder(start.encoder, adapter);
   const head: LinearHead = { weight: scaled(weight!, model.scale), bias: bias!.data as Float32Array };
   const features = new CachedFeatures(encoder, { threads, cache: false });
-  const shown = await features.features(data.texts, { signal });
+  const shown = await features.features(data.texts, { signal }).catch(async (error) => {
+    await features.dispose();
+    throw error;
+  });
   onProgress?.(1, { loss: adapted.supportLoss.after });
   return {
     logits: async (texts, signal) => headLogits(head, await features.features(texts, { signal })),

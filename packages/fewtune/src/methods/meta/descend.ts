@@ -10,6 +10,7 @@ export interface DescentOptions {
   /** From the loss before the first step: one that rose, and to this or more, is of a descent that diverged. */
   readonly tolerated: (before: number) => number;
   readonly signal?: AbortSignal;
+  /** After each step (from 1), with the loss before it; from the first step again where the rates are halved. */
   readonly onStep?: (step: number, loss: number) => void;
 }
 
@@ -17,7 +18,7 @@ export interface Descent {
   readonly weights: Named<HostTensor>;
   /** Before the first step, and after the last. */
   readonly loss: { readonly before: number; readonly after: number };
-  /** How often all rates were halved and the descent begun anew. */
+  /** How often all rates were halved and the descent begun anew, because it diverged; 0 as a rule. */
   readonly rateHalvings: number;
 }
 

@@ -1,19 +1,11 @@
 import { readFileSync } from 'node:fs';
-import {
-  compile,
-  type HostTensor,
-  hostTensor,
-  linear,
-  type Named,
-  type Tensor,
-  tanh,
-  valueAndGrad,
-} from '@fewtune/engine';
+import { type HostTensor, hostTensor, linear, type Named, type Tensor, tanh } from '@fewtune/engine';
 import { describe, expect, test } from 'vitest';
 import { riseAlong } from './along-gradient.fixture.js';
 import { innerLoop } from './inner-loop.js';
 import type { MetaModel } from './meta-model.js';
-import { type MamlVariant, taskLoss } from './task-loss.js';
+import { plainOptions, taskGradient } from './task-gradient.fixture.js';
+import type { MamlVariant } from './task-loss.js';
 
 /** Made by maml-gradients.py beside it, with PyTorch in float64. */
 const fixture = JSON.parse(
@@ -52,26 +44,9 @@ async function metaGradient(
 ): Promise<{ loss: number; gradient: Named<HostTensor> }> {
   const { lr: innerLr } = fixture;
   const firstOrder = variant === 'fomaml' || variant === 'reptile' || variant === 'imaml';
-  const options = {
-    variant,
-    innerSteps,
-    innerLr,
-    firstOrder,
-    multiStep: false,
-    loss: 'cross-entropy',
-    proximal: 1,
-    transductive: true,
-  } as const;
-  await using program = await compile(
-    ({ params, support, query }) => {
-      const lossOf = (own: Named<Tensor>) => taskLoss(model, own, {}, { support, query }, options);
-      const { value, gradient } = valueAndGrad(lossOf)(params);
-      return { value, gradient: gradient as Record<string, Tensor> };
-    },
-    { params: weights, support, query },
-  );
-  const { value, gradient } = await program.run({ params, support, query });
-  return { loss: Number((value as HostTensor).data[0]), gradient: gradient as Named<HostTensor> };
+  const options = { ...plainOptions, variant, innerSteps, innerLr, firstOrder, transductive: true };
+  await using program = await taskGradient(model, weights, { support, query }, options);
+  return program.at(params);
 }
 
 describe.each(['maml', 'fomaml', 'anil', 'boil', 'reptile'] as const)('%s', (variant) => {

@@ -1,4 +1,4 @@
-import { compile, type HostTensor, hostTensor, type Named, type Tensor, valueAndGrad } from '@fewtune/engine';
+import { compile, type HostTensor, hostTensor, type Named, type Tensor } from '@fewtune/engine';
 import { type Encoder, loadEncoder, SentenceEmbedder } from '@fewtune/models';
 import { beforeAll, describe, expect, test } from 'vitest';
 import { tinyCheckpoint } from '../../../../models/src/tiny-checkpoint.fixture.js';
@@ -6,7 +6,8 @@ import { createRandom, type Random } from '../../data/random.js';
 import { riseAlong } from './along-gradient.fixture.js';
 import { type LoraEncoder, loraEncoder } from './lora-encoder.js';
 import { Maml } from './maml.js';
-import { taskLoss } from './task-loss.js';
+import type { AnyMetaModel } from './meta-model.js';
+import { changed, plainOptions, taskGradient } from './task-gradient.fixture.js';
 
 const ways = 3;
 let encoder: Encoder;
@@ -35,16 +36,7 @@ const [seenMarks, unseenMarks] = ['fghijklmnopqrs', 'tuvwxyz12'];
 
 test('padding changes nothing, and only LoRA and head are learned', async () => {
   const random = createRandom(1);
-  const weights = Object.fromEntries(
-    Object.entries(model.weights).map(([name, { shape, data }]) => [
-      name,
-      hostTensor(
-        'float32',
-        shape,
-        Float32Array.from(data as Float32Array, () => random.gaussian() / 4),
-      ),
-    ]),
-  );
+  const weights = changed(model.weights, () => random.gaussian() / 4);
   expect(Object.keys(weights).every((name) => /lora_[AB]\.weight$|^head/.test(name))).toBe(true);
   const run = async (x: ReturnType<LoraEncoder['tokens']>) => {
     const specs = { weights: { ...model.frozen, ...weights }, x };
@@ -64,52 +56,17 @@ test.each([
   const model = made();
   const random = createRandom(2);
   const { support, query } = letterTask(random, seenMarks, 2, 2);
-  const start = Object.fromEntries(
-    Object.entries(model.weights).map(([name, { shape, data }]) => [
-      name,
-      hostTensor(
-        'float32',
-        shape,
-        Float32Array.from(data as Float32Array, (value) => value + random.gaussian() / 10),
-      ),
-    ]),
-  );
-  const options = {
-    variant: 'maml',
-    innerLr: 0.05,
-    innerSteps: 2,
-    loss: 'cross-entropy',
-    proximal: 1,
-    transductive: false,
-    firstOrder: false,
-    multiStep: false,
-  } as const;
-  const specs = {
-    params: start,
-    frozen: model.frozen! as Record<string, HostTensor>,
-    x: support.x,
-    y: support.y,
-    qx: query.x,
-    qy: query.y,
-  };
-  await using program = await compile((given: Traced) => {
-    const data = { support: { x: given.x, y: given.y }, query: { x: given.qx, y: given.qy } };
-    const { value, gradient } = valueAndGrad((own: Named<Tensor>) => taskLoss(model, own, given.frozen, data, options))(
-      given.params,
-    );
-    return { value, ...gradient } as Named<Tensor>;
-  }, specs as never);
-  const at = (params: Named<HostTensor>) => program.run({ ...specs, params } as never) as Promise<Named<HostTensor>>;
-  const { value, ...gradient } = await at(start);
-  expect(Number.isFinite(Number(value!.data[0]))).toBe(true);
-  const lossAt = async (params: Named<HostTensor>) => Number((await at(params)).value!.data[0]);
+  const start = changed(model.weights, (value) => value + random.gaussian() / 10);
+  const options = { ...plainOptions, innerLr: 0.05, innerSteps: 2 };
+  await using program = await taskGradient(model as AnyMetaModel, start, { support, query }, options);
+  const { loss, gradient } = await program.at(start);
+  expect(Number.isFinite(loss)).toBe(true);
+  const lossAt = async (params: Named<HostTensor>) => (await program.at(params)).loss;
   // At a step of 3e-3 the ratio is 0.996, at 1e-2 0.95: the error falls with its square.
   const { norm, rise } = await riseAlong(gradient, start, 1e-3, lossAt);
   expect(norm).toBeGreaterThan(0.1);
   expect(rise).toBeCloseTo(1, 2);
 });
-type Packed = Parameters<LoraEncoder['forward']>[1];
-type Traced = { params: Named<Tensor>; frozen: Named<Tensor>; x: Packed; y: Tensor; qx: Packed; qy: Tensor };
 
 test('a head of prototypes: without a step it is the nearest class mean by cosine, of any number of ways', async () => {
   const { support, query } = letterTask(createRandom(5), seenMarks, 2, 2);

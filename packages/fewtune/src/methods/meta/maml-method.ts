@@ -13,7 +13,7 @@ import type { TextMamlStart } from './text-maml-start.js';
 const schema = z.strictObject({
   /** Steps of gradient descent on all examples; `auto`: as many as were meta-trained, 3 without a meta-trained start. */
   innerSteps: z.union([z.number().int().min(0).max(100), z.literal('auto')]).default('auto'),
-  /** Their learning rate; `auto`: that of meta-training. */
+  /** Their learning rate; `auto`: that of meta-training. Refused with a start that has learned its rates. */
   innerLr: z.union([z.number().positive(), z.literal('auto')]).default('auto'),
 });
 

@@ -1,38 +1,12 @@
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
 import { type HostTensor, hostTensor, openOnnx } from '@fewtune/engine';
-import { conv4, writeSafetensors } from '@fewtune/models';
-import { afterAll, describe, expect, test } from 'vitest';
+import { conv4 } from '@fewtune/models';
+import { describe, expect, test } from 'vitest';
 import { createRandom, type Random } from '../../data/random.js';
+import { batches, model, small, unseen, ways } from './cluster-tasks.fixture.js';
 import { Maml } from './maml.js';
 import type { Examples, MetaTask } from './meta-model.js';
 import { type MetaTrainEvent, stepShares } from './meta-train.js';
 import { mlp } from './mlp.js';
-
-const ways = 3;
-const inputs = 6;
-
-/** Only the first two of six numbers tell a task's classes apart; the noise in the others is as large. */
-function clusterTask(random: Random, shots: number, queries: number): MetaTask {
-  const means = Array.from({ length: ways }, () => [random.gaussian() * 2, random.gaussian() * 2]);
-  const draw = (each: number): Examples => {
-    const rows = Array.from({ length: ways * each }, (_, row) => Math.floor(row / each));
-    const x = rows.flatMap((way) =>
-      Array.from({ length: inputs }, (_, i) => (means[way]![i] ?? 0) + random.gaussian() * (i < 2 ? 0.4 : 2)),
-    );
-    return { x: hostTensor('float32', [rows.length, inputs], x), y: hostTensor('int64', [rows.length], rows) };
-  };
-  return { support: draw(shots), query: draw(queries) };
-}
-
-const tasks = (seed: number, count: number, shots = 2, queries = 5) => {
-  const random = createRandom(seed);
-  return Array.from({ length: count }, () => clusterTask(random, shots, queries));
-};
-
-const batches = (seed: number, count: number, size = 4) =>
-  Array.from({ length: count }, (_, i) => tasks(seed * 1000 + i, size));
 
 function accuracyOf(probabilities: HostTensor, y: HostTensor): number {
   const values = probabilities.data as Float32Array;
@@ -51,9 +25,6 @@ async function meanAccuracy(maml: Maml, unseen: readonly MetaTask[], steps?: num
   }
   return sum / unseen.length;
 }
-
-const model = mlp({ inputs, hidden: [16], outputs: ways, seed: 3 });
-const unseen = tasks(99, 60, 2, 10);
 
 /** BOIL may not touch its head, and Reptile sees no query: both learn less from so few tasks. */
 describe.each([
@@ -78,7 +49,6 @@ describe.each([
   });
 });
 
-const small = { model, innerLr: 0.1, innerSteps: 2, metaLr: 0.01 };
 const changed = (a: HostTensor, b: HostTensor) => a.data.some((value, i) => value !== b.data[i]);
 
 test.each([
@@ -139,51 +109,6 @@ test('sine waves of unseen amplitude and phase: ten points and five steps (Finn 
   const [before, after] = [await error(0), await error(5)];
   expect(after).toBeLessThan(before / 3);
   expect(after).toBeLessThan(untrained / 3);
-});
-
-describe('checkpoints', () => {
-  const folder = mkdtempSync(join(tmpdir(), 'fewtune-maml-'));
-  afterAll(() => rmSync(folder, { recursive: true }));
-  const path = join(folder, 'run.safetensors');
-  const given = batches(5, 6);
-
-  test.each(['maml', 'maml++', 'meta-sgd'] as const)(
-    '%s: a resumed run ends where an unbroken one does, to the bit',
-    async (variant) => {
-      const [epochs, options] = [3, { ...small, variant }];
-      await using whole = new Maml(options);
-      const expected = await whole.metaTrain(given, { epochs }).result;
-      await using broken = new Maml(options);
-      const stop = new AbortController();
-      const onProgress = ({ step }: MetaTrainEvent) => step === 9 && stop.abort();
-      const run = broken.metaTrain(given, { epochs, checkpoint: { path, every: 4 }, signal: stop.signal, onProgress });
-      await expect(run.result).rejects.toMatchObject({ code: 'INTERRUPTED' });
-      await using resumed = new Maml(options);
-      const again = resumed.metaTrain(given, { epochs, resume: path });
-      expect(await again.result).toEqual(expected);
-      expect(resumed.weights).toEqual(whole.weights);
-      for await (const { step } of again) {
-        expect(step).toBe(9); // the checkpoint is of step 8
-        break;
-      }
-    },
-  );
-
-  test('of another configuration, of no run, or not there', async () => {
-    await using maml = new Maml(small);
-    await maml.metaTrain(given, { epochs: 1, checkpoint: { path } }).result;
-    const resume = (more: object, from = path) =>
-      new Maml({ ...small, ...more }).metaTrain(given, { resume: from }).result;
-    await expect(resume({ innerLr: 0.2, innerSteps: 3 })).rejects.toThrow('innerLr 0.1, not 0.2; innerSteps 2, not 3');
-    await expect(resume({ model: mlp({ inputs, hidden: [8], outputs: ways }) })).rejects.toThrow('other weights');
-    await expect(resume({}, `${path}.gone`)).rejects.toMatchObject({ code: 'FILE_NOT_FOUND' });
-    writeFileSync(join(folder, 'cut'), readFileSync(path).subarray(0, 100));
-    await expect(resume({}, join(folder, 'cut'))).rejects.toMatchObject({ code: 'FILE_UNREADABLE' });
-    await writeSafetensors(join(folder, 'other'), model.weights, { configuration: '{', progress: '{}' });
-    await expect(resume({}, join(folder, 'other'))).rejects.toThrow('no checkpoint of meta-training');
-    const nowhere = maml.metaTrain(given, { checkpoint: { path: join(folder, 'no', 'folder') } });
-    await expect(nowhere.result).rejects.toMatchObject({ code: 'OUTPUT_UNWRITABLE' });
-  });
 });
 
 test('defaults that differ between variants', async () => {
@@ -258,13 +183,30 @@ describe('bad input', () => {
     await expect(maml.metaTrain([[task]]).result).rejects.toMatchObject({ code });
   });
 
+  const headless = { ...model, headStart: { features: model.forward, head: () => ({}) } };
   test.each([
     ['innerLr is 0', { innerLr: 0 }],
     ['innerSteps is 1.5', { innerSteps: 1.5 }],
     ['one of maml, fomaml', { variant: 'mamal' as 'maml' }],
+    ['innerSteps is 0', { variant: 'maml++' as const, innerSteps: 0, model: headless }],
     ['no weight to adapt', { variant: 'anil' as const, model: { ...model, headNames: [] } }],
   ])('options: %s', (message, wrong) => {
     expect(() => new Maml({ ...small, ...wrong })).toThrow(message);
+  });
+
+  test('a support set of another size is told of, and the programs are disposed of all the same', async () => {
+    const maml = new Maml(small);
+    await maml.adapt(unseen[0]!);
+    await expect(maml.adapt({ support: labelled([0, 1], 4) })).rejects.toThrow();
+    await maml.dispose();
+  });
+
+  test('a second run while the first goes on is refused; programs disposed of under a run do not stop it', async () => {
+    const maml = new Maml(small);
+    const first = maml.metaTrain(batches(3, 3));
+    await expect(maml.metaTrain(batches(3, 1)).result).rejects.toMatchObject({ code: 'OPTION_INVALID' });
+    await maml.dispose();
+    expect((await first.result).steps).toBe(3);
   });
 
   test('no task in a batch, no batch in an epoch, no end to the cosine', async () => {
@@ -281,86 +223,6 @@ test('shares of MAML++’s multi-step loss sum to 1 and end at the last step', (
   expect([...first]).toEqual(Array.from({ length: 5 }, () => expect.closeTo(0.2, 6)));
   expect(late[0]).toBeCloseTo(0.006, 6);
   expect(late[4]).toBeCloseTo(0.976, 6);
-});
-
-describe('divergence in meta-training', () => {
-  const poisoned = (from: MetaTask, factor: number): MetaTask => {
-    const { shape, data } = from.query.x;
-    const x = hostTensor(
-      'float32',
-      shape,
-      Float32Array.from(data as Float32Array, (value) => value * factor),
-    );
-    return { support: from.support, query: { x, y: from.query.y } };
-  };
-  /** Fourteen batches, one of them bad. */
-  const withOne = (factor: number, at = 11) =>
-    batches(8, 14).map((tasks, i) => (i === at ? tasks.map((task) => poisoned(task, factor)) : tasks));
-
-  test.each([
-    ['a loss that is not finite', Number.NaN, 'the loss became NaN'],
-    ['a loss that explodes', 1e3, 'the loss rose to'],
-  ])('%s halves the rate and goes back to the last good weights', async (_, factor, told) => {
-    await using maml = new Maml(small);
-    const events: MetaTrainEvent[] = [];
-    const { rateHalvings, epochLosses, steps } = await maml.metaTrain(withOne(factor), {
-      onProgress: (event) => events.push(event),
-    }).result;
-    expect([rateHalvings, steps]).toEqual([1, 14]);
-    expect(events.filter(({ warning }) => warning !== undefined).map(({ step }) => step)).toEqual([12]);
-    expect(events[11]!.warning).toContain(told);
-    expect(events[11]!.warning).toContain('metaLr is now 0.005, and the weights are those of step 10 again');
-    expect(events.map(({ lr }) => Number(lr.toPrecision(3)))).toEqual([...Array(12).fill(0.01), 0.005, 0.005]);
-    expect(epochLosses[0]).toBeLessThan(5);
-    // What happened after step 10 was undone: step 13 finds the weights of step 10.
-    await using ten = new Maml(small);
-    await ten.metaTrain(withOne(factor).slice(0, 10)).result;
-    const losses: number[] = [];
-    await ten.metaTrain(withOne(factor).slice(12, 13), { onProgress: ({ loss }) => losses.push(loss) }).result;
-    expect(events[12]!.loss).toBe(losses[0]);
-  });
-
-  test('a resumed run remembers the rate and the weights it would go back to', async () => {
-    const folder = mkdtempSync(join(tmpdir(), 'fewtune-maml-'));
-    const path = join(folder, 'run.safetensors');
-    const given = withOne(Number.NaN, 11).map((tasks, i) => (i === 13 ? withOne(1e3, 13)[13]! : tasks));
-    await using whole = new Maml(small);
-    const expected = await whole.metaTrain(given, { epochs: 2 }).result;
-    expect(expected.rateHalvings).toBe(4);
-    await using broken = new Maml(small);
-    const stop = new AbortController();
-    const onProgress = ({ step }: MetaTrainEvent) => step === 13 && stop.abort();
-    const run = broken.metaTrain(given, {
-      epochs: 2,
-      checkpoint: { path, every: 13 },
-      signal: stop.signal,
-      onProgress,
-    });
-    await expect(run.result).rejects.toMatchObject({ code: 'INTERRUPTED' });
-    await using resumed = new Maml(small);
-    expect(await resumed.metaTrain(given, { epochs: 2, resume: path }).result).toEqual(expected);
-    expect(resumed.params).toEqual(whole.params);
-    rmSync(folder, { recursive: true });
-  });
-
-  test('after so many halvings it stops, with the last good weights', async () => {
-    await using maml = new Maml(small);
-    const given = batches(8, 6).map((tasks, i) => (i > 0 ? tasks.map((task) => poisoned(task, Number.NaN)) : tasks));
-    await expect(maml.metaTrain(given, { rateHalvings: 2 }).result).rejects.toMatchObject({
-      code: 'LOSS_NOT_FINITE',
-      message: expect.stringContaining('halved 2 times'),
-    });
-    expect(maml.weights).toEqual(model.weights);
-  });
-
-  test('adaptation that diverges halves its own rate, and says so', async () => {
-    await using maml = new Maml({ ...small, innerLr: 4 });
-    const { supportLoss, rateHalvings } = await maml.adapt(unseen[0]!, { steps: 3 });
-    expect(rateHalvings).toBeGreaterThan(0);
-    expect(supportLoss.after).toBeLessThan(Math.max(supportLoss.before, Math.log(ways)));
-    await using calm = new Maml(small);
-    expect(await calm.adapt(unseen[0]!)).toMatchObject({ rateHalvings: 0 });
-  });
 });
 
 test('maml++: first order for a third of the epochs, a rate that falls along a cosine, rates of its own per step', async () => {

@@ -1,8 +1,9 @@
 import type { HostTensor, Named } from '@fewtune/engine';
 import { FewtuneError } from '../../errors.js';
-import { type Run, startRun } from '../../run.js';
+import type { Run } from '../../run.js';
 import { checkCount, checkStart } from '../checks.js';
-import { descend, type Objective } from './descend.js';
+import { Learned } from '../learned.js';
+import { type Descent, type DescentOptions, descend, type Objective } from './descend.js';
 import { type AnyExamples, type AnyMetaModel, checkExamples, type ModelInput } from './meta-model.js';
 import { type Bilevel, type MetaSchedule, metaSchedules } from './meta-step.js';
 import {
@@ -42,22 +43,17 @@ export interface MamlOptions extends Partial<BilevelOptions> {
   readonly replicas?: number;
 }
 
-export interface AdaptOptions {
+export interface AdaptOptions extends Pick<DescentOptions, 'signal' | 'onStep'> {
   /** Inner steps; `innerSteps` when left out. */
   readonly steps?: number;
-  readonly signal?: AbortSignal;
-  /** After each step, with the support loss before it. */
-  readonly onStep?: (step: number, loss: number) => void;
 }
 
 /** A model adapted to one task. Its programs belong to the {@link Maml} it came from. */
-export interface AdaptedModel {
+export interface AdaptedModel extends Pick<Descent, 'rateHalvings'> {
   /** All weights, adapted and not; of MAML++'s normalisations those of the last step. */
   readonly weights: Named<HostTensor>;
   /** On the support set, before the first step and after the last. */
-  readonly supportLoss: { readonly before: number; readonly after: number };
-  /** How often the inner rates were halved because the descent diverged; 0 as a rule. */
-  readonly rateHalvings: number;
+  readonly supportLoss: Descent['loss'];
   /** x [rows, ...] → probabilities [rows, outputs]; in a regression the values themselves. */
   predict(x: ModelInput): Promise<HostTensor>;
   /** What `predict` computes, as an ONNX model of any number of rows: `x` → `output`. Batch statistics are the support set's. */
@@ -94,8 +90,7 @@ export class Maml {
   private readonly model: AnyMetaModel;
   private readonly threads: number | undefined;
   private readonly replicas: number | undefined;
-  private learned: Named<HostTensor>;
-  private training = false;
+  private readonly learned: Learned;
   private readonly programs: TaskPrograms;
 
   constructor({ model, threads, replicas, start, ...given }: MamlOptions) {
@@ -111,17 +106,17 @@ export class Maml {
     this.programs = new TaskPrograms(model, this.options, threads);
     const fresh = startParams(model, this.options);
     if (start) checkStart(start, fresh, 'this model and variant');
-    this.learned = start ?? fresh;
+    this.learned = new Learned(start ?? fresh);
   }
 
   /** All that was meta-learned: the start weights, and the learned rates under `rate/`. What `start` takes. */
   get params(): Named<HostTensor> {
-    return this.learned;
+    return this.learned.params;
   }
 
   /** The meta-learned start weights as they are now. */
   get weights(): Named<HostTensor> {
-    return startWeights(this.learned);
+    return startWeights(this.params);
   }
 
   /**
@@ -132,23 +127,9 @@ export class Maml {
    *   LABEL_UNKNOWN, OPTION_INVALID
    */
   metaTrain(batches: TaskBatches, options: MetaTrainOptions = {}): Run<MetaTrainEvent, MetaTrainResult> {
-    return startRun(async (emit) => {
-      if (this.training) throw new FewtuneError('OPTION_INVALID', 'this Maml is being trained; await that run first.');
-      this.training = true;
-      try {
-        const { model, threads, replicas } = this;
-        const bilevel = { ...this.options, model, threads, replicas };
-        const ended = await metaTrain(bilevel, this.learned, batches, options, (event) => {
-          options.onProgress?.(event);
-          emit(event);
-        });
-        this.learned = ended.params;
-        if (!ended.result) throw ended.error;
-        return ended.result;
-      } finally {
-        this.training = false;
-      }
-    });
+    const { model, threads, replicas } = this;
+    const bilevel = { ...this.options, model, threads, replicas };
+    return this.learned.run(options, (params, onStep) => metaTrain(bilevel, params, batches, options, onStep));
   }
 
   /**
@@ -174,10 +155,10 @@ export class Maml {
     const { loss } = this.options;
     for (const part of parts) checkExamples('support', part, loss, this.model.outputs);
     const start = { ...this.weights, ...(await this.programs.headFrom(this.weights, parts)) };
-    const normsAfter = (steps: number) => hostNormsAt(this.learned, Math.max(steps - 1, 0));
+    const normsAfter = (steps: number) => hostNormsAt(this.params, Math.max(steps - 1, 0));
     const objective: Objective = {
       gradientAt: (weights, step) =>
-        this.programs.gradientAt({ start, weights, norms: hostNormsAt(this.learned, step) }, parts),
+        this.programs.gradientAt({ start, weights, norms: hostNormsAt(this.params, step) }, parts),
       lossAt: (weights) => this.programs.lossAt({ ...weights, ...normsAfter(steps) }, parts),
     };
     const found = await descend(start, objective, {
@@ -185,7 +166,7 @@ export class Maml {
       steps,
       // The normalisations of two steps are not compared.
       ...(hasStepNorms(this.model, this.options.variant) && { before: await objective.lossAt(start) }),
-      rate: hostRates(this.learned, this.options),
+      rate: hostRates(this.params, this.options),
       // Worse than an even guess, or than twice a regression's loss at the start.
       tolerated: (before) => (loss === 'cross-entropy' ? Math.log(this.model.outputs) : 2 * before),
     });
@@ -222,7 +203,8 @@ function checkOptions(options: Maml['options'], { headNames, weights, headStart 
   for (const [name, value] of Object.entries({ innerLr, metaLr, proximal, clipNorm })) {
     if (!(Number.isFinite(value) && value > 0)) throw wrong(`${name} is ${value}; it must be a number above 0.`);
   }
-  checkCount('innerSteps', innerSteps, headStart ? 0 : 1); // without a step it is a prototypical network
+  // Without a step it is a prototypical network; MAML++ has rates for each step, and so needs one.
+  checkCount('innerSteps', innerSteps, headStart && variant !== 'maml++' ? 0 : 1);
   const missing = headStart ? [] : headNames.filter((name) => !(name in weights));
   if (missing.length > 0) throw wrong(`the model's headNames name no weight of it: ${missing.join(', ')}.`);
   const adapted = [...Object.keys(weights), ...(headStart ? headNames : [])].filter(isAdapted(variant, headNames));

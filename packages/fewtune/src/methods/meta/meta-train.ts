@@ -1,6 +1,13 @@
 import type { HostTensor, Named } from '@fewtune/engine';
 import { FewtuneError } from '../../errors.js';
-import { type Batches, type EpochEvent, type EpochOptions, type EpochResult, runEpochs } from '../epochs.js';
+import {
+  type Batches,
+  type EpochEvent,
+  type EpochOptions,
+  type EpochResult,
+  type EpochsEnded,
+  runEpochs,
+} from '../epochs.js';
 import { digestOf } from '../run-checkpoint.js';
 import type { AnyMetaTask } from './meta-model.js';
 import { type Bilevel, Programs } from './meta-step.js';
@@ -35,7 +42,7 @@ export async function metaTrain(
   batches: TaskBatches,
   options: MetaTrainOptions,
   onStep: (event: MetaTrainEvent) => void,
-): Promise<{ params: Named<HostTensor>; result?: MetaTrainResult; error?: unknown }> {
+): Promise<EpochsEnded> {
   const { innerLr, innerSteps, metaLr, loss, model } = bilevel;
   const { epochs = 1 } = options;
   const programs = new Programs(bilevel, params, totalSteps(bilevel, batches, options));

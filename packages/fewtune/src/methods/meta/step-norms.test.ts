@@ -1,11 +1,11 @@
 import { readFileSync } from 'node:fs';
-import { compile, type HostTensor, hostTensor, type Named, type Tensor, valueAndGrad } from '@fewtune/engine';
+import { type HostTensor, hostTensor } from '@fewtune/engine';
 import { conv4 } from '@fewtune/models';
 import { describe, expect, test } from 'vitest';
 import { createRandom } from '../../data/random.js';
 import { Maml } from './maml.js';
 import type { MetaTask } from './meta-model.js';
-import { taskLoss } from './task-loss.js';
+import { changed, plainOptions, taskGradient } from './task-gradient.fixture.js';
 
 /** Made by maml-step-norms.py beside it, with PyTorch in float64. */
 const fixture = JSON.parse(
@@ -41,32 +41,16 @@ const examples = ({ x, y }: { x: number[]; y: number[] }) => ({
   y: hostTensor('int64', [y.length], y),
 });
 const task: MetaTask = { support: examples(fixture.support), query: examples(fixture.query) };
-const options = {
-  variant: 'maml++',
-  innerSteps: steps,
-  innerLr,
-  loss: 'cross-entropy',
-  proximal: 1,
-  transductive: false,
-  firstOrder: false,
-  multiStep: false,
-} as const;
+const options = { ...plainOptions, variant: 'maml++', innerSteps: steps, innerLr } as const;
 const near = (values: readonly number[], digits: number) => values.map((value) => expect.closeTo(value, digits));
 const values = (tensor: HostTensor) => [...(tensor.data as Float32Array)];
 
 describe('per-step batch normalisation', () => {
   test('loss and second-order gradient are PyTorch’s; statistics move towards those of the passes', async () => {
     const start = { ...params, ...running };
-    await using program = await compile(
-      (given: Given) => {
-        const lossOf = (own: Named<Tensor>) => taskLoss(model, own, {}, given, options);
-        const { value, gradient } = valueAndGrad(lossOf)(given.params);
-        return { value, ...gradient } as Named<Tensor>;
-      },
-      { params: start, ...task } as never,
-    );
-    const { value, ...gradient } = (await program.run({ params: start, ...task } as never)) as Named<HostTensor>;
-    expect(Number(value!.data[0])).toBeCloseTo(fixture.loss, 5);
+    await using program = await taskGradient(model, start, task, options);
+    const { loss, gradient } = await program.at(start);
+    expect(loss).toBeCloseTo(fixture.loss, 5);
     for (const [name, wanted] of Object.entries(fixture.gradient)) {
       const own = values(gradient[isNorm(name) ? `step/${name}` : name]!);
       // float32 against float64
@@ -122,16 +106,7 @@ describe('per-step batch normalisation', () => {
     expect(values(maml.params['step/norm0.weight']!)).toEqual(Array(6).fill(1));
     expect(Object.keys(maml.params).some((name) => /^(rate\/)?norm/.test(name))).toBe(false);
     const random = createRandom(1);
-    const learned = Object.fromEntries(
-      Object.entries(maml.params).map(([name, { shape, data }]) => [
-        name,
-        hostTensor(
-          'float32',
-          shape,
-          Float32Array.from(data as Float32Array, (v) => v + 0.1 * random.next()),
-        ),
-      ]),
-    );
+    const learned = changed(maml.params, (value) => value + 0.1 * random.next());
     await using other = new Maml({ model, variant: 'maml++', innerSteps: 3, innerLr: 0.1, start: learned });
     const { weights } = await other.adapt(task, { steps: 5 });
     expect(values(weights['norm1.mean']!)).toEqual(values(learned['step/norm1.mean']!).slice(2 * filters));
@@ -139,9 +114,3 @@ describe('per-step batch normalisation', () => {
     expect(values(first['norm1.bias']!)).toEqual(values(learned['step/norm1.bias']!).slice(0, filters));
   });
 });
-
-interface Given {
-  readonly params: Named<Tensor>;
-  readonly support: { readonly x: Tensor; readonly y: Tensor };
-  readonly query: { readonly x: Tensor; readonly y: Tensor };
-}

@@ -30,11 +30,15 @@ export type MamlVariant = (typeof mamlVariants)[number];
 
 /** The learned rates stand among the meta-learned weights, under this prefix. */
 const ratePrefix = 'rate/';
-const isRate = (name: string) => name.startsWith(ratePrefix);
+export const isRate = (name: string) => name.startsWith(ratePrefix);
+
+/** Meta-SGD and MAML++ learn the rates of their inner loop. */
+export const learnsRates = (variant: MamlVariant): boolean => variant === 'meta-sgd' || variant === 'maml++';
 
 /** What decides the inner loop and the outer loss. */
 export interface BilevelOptions {
   readonly variant: MamlVariant;
+  /** Where rates are learned, what they begin with: without effect with a `start`, which has its own. */
   readonly innerLr: number;
   readonly innerSteps: number;
   readonly loss: MetaLoss;
@@ -74,7 +78,7 @@ export function startParams(
   { variant, innerLr, innerSteps }: BilevelOptions,
 ): Record<string, HostTensor> {
   const params = hasStepNorms(model, variant) ? startStepNorms(model, innerSteps) : { ...model.weights };
-  if (variant !== 'meta-sgd' && variant !== 'maml++') return params;
+  if (!learnsRates(variant)) return params;
   const weights = startWeights(params);
   // A head that each task makes for itself has as many elements as the task has ways: all share a rate.
   for (const name of new Set([...Object.keys(weights), ...model.headNames])) {
@@ -100,7 +104,7 @@ function rateOf(params: Named<Tensor>, { variant, innerLr, innerSteps }: Bilevel
 /** The same for a descent outside of a program. */
 export function hostRates(params: Named<HostTensor>, { variant, innerLr, innerSteps }: BilevelOptions) {
   return (name: string, step: number): number | Float32Array => {
-    if (variant !== 'meta-sgd' && variant !== 'maml++') return innerLr;
+    if (!learnsRates(variant)) return innerLr;
     const rates = params[ratePrefix + name]!.data as Float32Array;
     return variant === 'meta-sgd' ? rates : rates[Math.min(step, innerSteps - 1)]!;
   };

@@ -1,19 +1,16 @@
 import {
   compile,
   constant,
-  crossEntropy,
   exportOnnx,
   type HostTensor,
   hostTensor,
-  mean,
-  mul,
   type Named,
   type Program,
   softmax,
-  sub,
   type Tensor,
   valueAndGrad,
 } from '@fewtune/engine';
+import { LazyPrograms } from '../lazy-programs.js';
 import {
   type AnyExamples,
   type AnyMetaModel,
@@ -25,11 +22,11 @@ import {
   rowsOf,
 } from './meta-model.js';
 import { byRunning } from './step-norms.js';
-import { type BilevelOptions, hasStepNorms, innerLoss, isAdapted } from './task-loss.js';
+import { type BilevelOptions, hasStepNorms, innerLoss, isAdapted, lossOn } from './task-loss.js';
 
 /** The programs that adapt a model to a task and ask it, compiled on first use, each once for any number of rows. */
 export class TaskPrograms {
-  private readonly open = new Map<string, Promise<Opened>>();
+  private readonly programs = new LazyPrograms<Opened>();
 
   constructor(
     private readonly model: AnyMetaModel,
@@ -47,7 +44,6 @@ export class TaskPrograms {
     parts: readonly AnyExamples[],
   ): Promise<{ loss: number; gradient: Record<string, HostTensor> }> {
     const adapted = isAdapted(this.options.variant, this.model.headNames);
-    const name = 'gradient';
     const { start, weights, norms } = given;
     const own = Object.fromEntries(Object.entries(weights).filter(([key]) => adapted(key)));
     const rest = Object.fromEntries(Object.entries(weights).filter(([key]) => !adapted(key)));
@@ -55,7 +51,7 @@ export class TaskPrograms {
     const sums = new WeightedMean();
     for (const { x, y } of parts) {
       const inputs: Given = { own, rest: { ...rest, ...norms }, begun, x, y };
-      const found = await this.run(name, inputs, ({ own, rest, begun, x, y }) => {
+      const found = await this.run('gradient', inputs, ({ own, rest, begun, x, y }) => {
         const fixed = { ...this.frozen(), ...rest };
         const loss = (fast: Named<Tensor>) => innerLoss(this.model, begun, fast, { x, y: y! }, this.options, { fixed });
         const { value, gradient } = valueAndGrad(loss)(own);
@@ -72,11 +68,9 @@ export class TaskPrograms {
     const sums = new WeightedMean();
     for (const { x, y } of parts) {
       const inputs: Given = { own: weights, x, y };
-      const found = await this.run('loss', inputs, ({ own, x, y }) => {
-        const output = this.model.forward({ ...this.frozen(), ...own }, x);
-        const difference = this.options.loss === 'cross-entropy' ? undefined : sub(output, y!);
-        return { loss: difference ? mean(mul(difference, difference)) : crossEntropy(output, y!) };
-      });
+      const found = await this.run('loss', inputs, ({ own, x, y }) => ({
+        loss: lossOn(this.model, this.options.loss, { ...this.frozen(), ...own }, { x, y: y! }),
+      }));
       sums.add(found, rowsOf(x));
     }
     return Number(sums.mean().loss!.data[0]);
@@ -135,10 +129,8 @@ export class TaskPrograms {
     return this.options.loss === 'cross-entropy' ? softmax(output) : output;
   }
 
-  async dispose(): Promise<void> {
-    const open = [...this.open.values()];
-    this.open.clear();
-    for (const program of open) await (await program).dispose();
+  dispose(): Promise<void> {
+    return this.programs.dispose();
   }
 
   private frozen(): Named<Tensor> {
@@ -149,9 +141,8 @@ export class TaskPrograms {
   private async run(name: string, given: Given, trace: Trace): Promise<Record<string, HostTensor>> {
     const form = name === 'head' || this.model.inputs ? '' : (given.x as HostTensor).shape.slice(1).join();
     const key = `${name} ${form}`;
-    const program = this.open.get(key) ?? this.compile(name, given, trace);
-    this.open.set(key, program);
-    return { ...(await (await program).run(given)) };
+    const program = await this.programs.get(key, () => this.compile(name, given, trace));
+    return { ...(await program.run(given)) };
   }
 
   private async compile(name: string, { own, rest, begun, x, y, reference }: Given, trace: Trace): Promise<Opened> {

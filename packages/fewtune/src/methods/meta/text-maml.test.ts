@@ -62,6 +62,11 @@ describe('meta-training of LoRA weights', () => {
         ...[1, 2, 3, 4, 5, 6].map((step) => `meta ${step}`),
       ]);
       expect(Object.keys(whole.rates).length > 0).toBe(rates === 1);
+      if (rates === 1) {
+        await expect(adaptText(whole.start, unseen, { innerLr: 0.5 })).rejects.toThrow(
+          'has learned its rates (meta-sgd)',
+        );
+      }
       expect(Object.keys(whole.adapter.weights).every((name) => /lora_[AB]\.weight$/.test(name))).toBe(true);
 
       for (const stopAt of ['warm-up 3', 'meta 4']) {

@@ -11,6 +11,7 @@ import { adaptEncoder, adaptedModules, type LoraAdapter } from '../peft/adapter.
 import { type LoraEncoder, labelTensor, loraEncoder } from './lora-encoder.js';
 import { Maml } from './maml.js';
 import type { MetaTask } from './meta-model.js';
+import { isRate } from './task-loss.js';
 import type { TextMamlSettings, TextMamlStart } from './text-maml-start.js';
 
 export const textMamlSettings: TextMamlSettings = {
@@ -125,7 +126,8 @@ async function trained(
   });
   const settings = settingsOf(options);
   const model = mamlEncoder({ encoder, settings }, ways);
-  const maml = new Maml({ model, ...bilevelOf(settings), ...outerOf(options), threads });
+  // Made before the warm-up, so that a wrong option is refused at once.
+  const fresh = new Maml({ model, ...bilevelOf(settings), ...outerOf(options) });
   const inWarmUp = resume !== undefined && (await isWarmUp(resume));
   const goesOn = resume !== undefined && !inWarmUp;
   const begun = goesOn ? undefined : await startOf(encoder, source, options, inWarmUp, emit);
@@ -134,7 +136,7 @@ async function trained(
     ...bilevelOf(settings),
     ...outerOf(options),
     threads,
-    start: { ...maml.params, ...begun },
+    start: { ...fresh.params, ...begun },
   });
   const batches = function* (epoch: number) {
     for (const episodes of sampler.batches(options.tasksPerStep, steps, epoch * steps)) {
@@ -153,14 +155,13 @@ async function trained(
   });
   const { epochLosses } = await run.result;
   const { params } = learner;
-  const weights = Object.fromEntries(Object.entries(params).filter(([name]) => !name.startsWith('rate/')));
-  const rates = Object.fromEntries(Object.entries(params).filter(([name]) => name.startsWith('rate/')));
+  const rates = Object.fromEntries(Object.entries(params).filter(([name]) => isRate(name)));
   const { id, revision, fingerprint } = encoder;
   const adapter: LoraAdapter = {
     method: 'lora',
     rank: settings.rank,
     alpha: settings.alpha,
-    weights,
+    weights: learner.weights,
     base: { id, ...(revision && { revision }), fingerprint },
   };
   const targets = adaptedModules(adapter);

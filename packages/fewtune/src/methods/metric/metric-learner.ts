@@ -1,8 +1,8 @@
 import type { HostTensor, Named } from '@fewtune/engine';
-import { FewtuneError } from '../../errors.js';
-import { type Run, startRun } from '../../run.js';
+import type { Run } from '../../run.js';
 import { checkCount, checkStart } from '../checks.js';
 import { type Batches, type EpochEvent, type EpochOptions, type EpochResult, runEpochs } from '../epochs.js';
+import { Learned } from '../learned.js';
 import { digestOf } from '../run-checkpoint.js';
 import type { EmbeddingModel } from './embedding-model.js';
 import { headParams } from './metric-loss.js';
@@ -36,8 +36,7 @@ export class MetricLearner {
   private readonly model: EmbeddingModel;
   private readonly where: Pick<MetricLearnerOptions, 'threads' | 'replicas'>;
   private readonly programs: MetricPrograms;
-  private learned: Named<HostTensor>;
-  private training = false;
+  private readonly learned: Learned;
 
   constructor({ model, start, threads, replicas, ...given }: MetricLearnerOptions) {
     this.options = metricSettings(given, model.dim);
@@ -47,17 +46,17 @@ export class MetricLearner {
     this.programs = new MetricPrograms(model, this.options, threads);
     const fresh = { ...model.weights, ...headParams(this.options, model.dim) };
     if (start) checkStart(start, fresh, 'this model and head');
-    this.learned = start ?? fresh;
+    this.learned = new Learned(start ?? fresh);
   }
 
   /** All that was learned: the model's weights, and what the head learns under `metric/`. What `start` takes. */
   get params(): Named<HostTensor> {
-    return this.learned;
+    return this.learned.params;
   }
 
   /** The model's weights as they are now. */
   get weights(): Named<HostTensor> {
-    return Object.fromEntries(Object.entries(this.learned).filter(([name]) => !name.startsWith('metric/')));
+    return Object.fromEntries(Object.entries(this.params).filter(([name]) => !name.startsWith('metric/')));
   }
 
   /**
@@ -68,22 +67,7 @@ export class MetricLearner {
    *   CLASS_SINGLE, LABEL_UNKNOWN, OPTION_INVALID
    */
   metaTrain(batches: EpisodeBatches, options: EpochOptions<MetricTrainEvent> = {}): Run<MetricTrainEvent, EpochResult> {
-    return startRun(async (emit) => {
-      if (this.training)
-        throw new FewtuneError('OPTION_INVALID', 'this learner is being trained; await that run first.');
-      this.training = true;
-      try {
-        const ended = await this.train(batches, options, (event) => {
-          options.onProgress?.(event);
-          emit(event);
-        });
-        this.learned = ended.params;
-        if (!ended.result) throw ended.error;
-        return ended.result;
-      } finally {
-        this.training = false;
-      }
-    });
+    return this.learned.run(options, (params, onStep) => this.train(params, batches, options, onStep));
   }
 
   /** Embeddings [rows, dim] under the weights as they are now; `reference` is whose statistics normalise a batch. */
@@ -107,7 +91,7 @@ export class MetricLearner {
   ): Promise<HostTensor> {
     const episode = episodeFeeds(support, queries);
     checkInputs(this.model, x, 'classify', support.length + queries);
-    return this.programs.classify(this.learned, x, episode, transductive);
+    return this.programs.classify(this.params, x, episode, transductive);
   }
 
   async dispose(): Promise<void> {
@@ -119,6 +103,7 @@ export class MetricLearner {
   }
 
   private async train(
+    params: Named<HostTensor>,
     batches: EpisodeBatches,
     options: EpochOptions<MetricTrainEvent>,
     onStep: (event: MetricTrainEvent) => void,
@@ -126,7 +111,7 @@ export class MetricLearner {
     const { model } = this;
     const { lr, head } = this.options;
     const open = (rateShare: number) =>
-      openMetricStep(model, { ...this.options, lr: lr * rateShare }, this.learned, this.where);
+      openMetricStep(model, { ...this.options, lr: lr * rateShare }, params, this.where);
     let current = { rateShare: 1, step: await open(1) };
     try {
       return await runEpochs<MetricTask, object>(
@@ -161,7 +146,7 @@ export class MetricLearner {
   }
 
   private configuration(): Record<string, unknown> {
-    const shapes = Object.entries(this.learned).map(([name, { shape }]) => `${name} [${shape.join(', ')}]`);
+    const shapes = Object.entries(this.params).map(([name, { shape }]) => `${name} [${shape.join(', ')}]`);
     return { ...this.options, params: shapes, frozen: digestOf(this.model.frozen) };
   }
 }

@@ -10,6 +10,7 @@ import {
   type Tensor,
   type TensorSpec,
 } from '@fewtune/engine';
+import { LazyPrograms } from '../lazy-programs.js';
 import { mapValues } from '../named.js';
 import type { EmbeddingModel } from './embedding-model.js';
 import { type MetricLossOptions, queryScores } from './metric-loss.js';
@@ -28,7 +29,7 @@ type Opened = Program<Given, Named<HostTensor>>;
 
 /** The programs that embed and classify, compiled on first use, each once for any number of rows. */
 export class MetricPrograms {
-  private readonly open = new Map<string, Promise<Opened>>();
+  private readonly programs = new LazyPrograms<Opened>();
 
   constructor(
     private readonly model: EmbeddingModel,
@@ -65,10 +66,8 @@ export class MetricPrograms {
     return scores!;
   }
 
-  async dispose(): Promise<void> {
-    const open = [...this.open.values()];
-    this.open.clear();
-    for (const program of open) await (await program).dispose();
+  dispose(): Promise<void> {
+    return this.programs.dispose();
   }
 
   /** Inputs of one row each (images) can be taken apart; packed tokens cannot, and have no batch statistics. */
@@ -81,9 +80,8 @@ export class MetricPrograms {
   }
 
   private async run(name: string, given: Given, trace: (inputs: Given<Tensor>) => Named<Tensor>) {
-    const program = this.open.get(name) ?? this.compile(name, given, trace);
-    this.open.set(name, program);
-    return (await program).run(given);
+    const program = await this.programs.get(name, () => this.compile(name, given, trace));
+    return program.run(given);
   }
 
   private async compile(name: string, { params, reference, episode }: Given, trace: (inputs: Given<Tensor>) => object) {
