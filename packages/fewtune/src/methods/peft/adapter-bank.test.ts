@@ -109,6 +109,15 @@ test('what a bank cannot hold is refused', async () => {
   narrow.add('fits', randomAdapter(4, 2, 'query'));
   const alone = await merged(randomAdapter(4, 2, 'query'), texts);
   expect(worst([...(await narrow.embed(texts, 'fits'))], [...alone])).toBeLessThan(1e-5);
+  const weights = Object.fromEntries(
+    Object.entries(randomAdapter(5, 2, 'query').weights).flatMap(([name, value]) => [
+      [name, value],
+      [name.replace(/^encoder.*query/, 'pooler.dense'), value], // PEFT's all-linear adapts the pooler too
+    ]),
+  );
+  const pooled: LoraAdapter = { ...randomAdapter(5, 2, 'query'), weights };
+  bank.add('pooled', pooled);
+  expect(worst([...(await bank.embed(texts, 'pooled'))], [...(await merged(pooled, texts))])).toBeLessThan(1e-5);
   const foreign: LoraAdapter = { ...randomAdapter(1), base: { fingerprint: 'another' } };
   expect(() => bank.add('foreign', foreign)).toThrow(expect.objectContaining({ code: 'ADAPTER_MISMATCH' }));
 });

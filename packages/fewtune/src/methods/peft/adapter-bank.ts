@@ -16,7 +16,7 @@ import {
 } from '@fewtune/engine';
 import { type Encoder, encode, type LinearFn, lengthBatches, padBatch, pool } from '@fewtune/models';
 import { FewtuneError, throwIfAborted } from '../../errors.js';
-import { type Adapter, adaptedModules, adapterScale, asLora, checkAdapter } from './adapter.js';
+import { type Adapter, adaptedModules, adapterScale, asLora, checkAdapter, ofPooler } from './adapter.js';
 import { AdapterStack } from './adapter-stack.js';
 import { near } from './near-names.js';
 import { linearModules, namesMeant, type Targets } from './targets.js';
@@ -118,7 +118,7 @@ export class AdapterBank {
         `the adapter "${name}" holds ${more}; a bank takes A and B of linear layers only. Merge it with adaptEncoder.`,
       );
     }
-    const foreign = adaptedModules(adapter).find((module) => !this.modules.includes(module));
+    const foreign = adaptedModules(adapter).find((module) => !ofPooler(module) && !this.modules.includes(module));
     if (foreign) {
       throw new FewtuneError(
         'ADAPTER_MISMATCH',

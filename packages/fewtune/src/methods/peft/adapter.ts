@@ -210,4 +210,5 @@ function weightShape(weights: Named<HostTensor>, module: string): [number | unde
   return [shape('vera_lambda_b')![0], undefined];
 }
 
-const ofPooler = (name: string) => name.startsWith('pooler.');
+/** Whether a module or weight is the pooler's, which no embedding reads: PEFT's `all-linear` adapts it too. */
+export const ofPooler = (name: string): boolean => name.startsWith('pooler.');

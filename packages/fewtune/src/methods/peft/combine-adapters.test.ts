@@ -83,6 +83,8 @@ test('what cannot be combined is refused', async () => {
   expect(() => combineAdapters([])).toThrow(/there are none/);
   expect(() => combineAdapters([...parts, patterned], { method: 'linear' })).toThrow(/query.*linear needs equal/);
   expect(() => combineAdapters(parts, { density: 0 })).toThrow(/density of 0/);
+  expect(() => combineAdapters(parts, { rank: 0 })).toThrow(/rank of 0/);
+  expect(() => combineAdapters(parts, { method: 'sum' as Combination })).toThrow(/"sum"; there are cat, linear/);
   const dora = { adapter: await readLora('dora'), weight: 1 };
   expect(() => combineAdapters([dora])).toThrow(/lora_magnitude_vector/);
   const on = (fingerprint: string) => ({ adapter: { ...one, base: { fingerprint } }, weight: 1 });

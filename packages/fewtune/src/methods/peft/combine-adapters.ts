@@ -53,7 +53,7 @@ type Mix = Exclude<Combination, 'cat' | 'svd' | `${string}Svd`>;
  */
 export function combineAdapters(given: readonly Weighted[], options: CombineOptions = {}): LoraAdapter {
   const { method = 'svd', density = 0.5, seed = 7 } = options;
-  const parts = checked(given, method, density);
+  const parts = checked(given, method, { density, rank: options.rank });
   const random = createRandom(seed);
   const modules = [...new Set(parts.flatMap(({ adapter }) => adaptedModules(adapter)))];
   const weights: Record<string, HostTensor> = {};
@@ -232,9 +232,15 @@ function bestOfRank(update: Float32Array, outer: number, inner: number, wanted: 
   };
 }
 
-function checked(given: readonly Weighted[], method: Combination, density: number): WeightedLora[] {
+function checked(
+  given: readonly Weighted[],
+  method: Combination,
+  { density, rank = 1 }: { density: number; rank?: number },
+): WeightedLora[] {
   const refuse = (what: string) => new FewtuneError('OPTION_INVALID', `combining adapters: ${what}.`);
   if (given.length === 0) throw refuse('there are none');
+  if (!combinations.includes(method)) throw refuse(`the method "${method}"; there are ${combinations.join(', ')}`);
+  if (!(Number.isInteger(rank) && rank > 0)) throw refuse(`a rank of ${rank}; it is a whole number above 0`);
   const parts = given.map(({ adapter, weight }) => ({
     adapter: asLora(adapter, 'one of the adapters to combine'),
     weight,

@@ -96,11 +96,10 @@ export async function fineTune(
   const tuned: Encoder = { ...encoder, weights: kept };
   const features = new CachedFeatures(tuned, { threads, cache: false });
   const tunedContext = { ...context, features: async () => features, onProgress: undefined };
-  const support = await embedSupport(data, named, tunedContext);
-  const solver = await createLogisticSolver(support.hidden, support.classes, { threads });
-  const fit = await solver
-    .fit(withNames(support, support.names), { C: options.C, signal })
-    .finally(() => solver.dispose());
+  const { support, fit } = await fitHead(data, named, options.C, tunedContext).catch(async (error: unknown) => {
+    await features.dispose();
+    throw error;
+  });
   const head = headOf(fit.parameters, support.classes);
   context.onProgress?.(1, { loss: fit.loss });
   const trainable = Object.values(adaptation.params).reduce((sum, { shape }) => sum + elementCount(shape), 0);
@@ -114,6 +113,16 @@ export async function fineTune(
     details: { steps: stage.steps, lr: options.lr, trainableParameters: trainable, labelNames: named },
     dispose: () => features.dispose(),
   };
+}
+
+/** Logistic regression on the features of the context. */
+async function fitHead(data: Labelled, labelNames: boolean, C: number, context: FitContext) {
+  const support = await embedSupport(data, labelNames, context);
+  const solver = await createLogisticSolver(support.hidden, support.classes, { threads: context.threads });
+  const fit = await solver
+    .fit(withNames(support, support.names), { C, signal: context.signal })
+    .finally(() => solver.dispose());
+  return { support, fit };
 }
 
 /** Rows of a batch: enough partners for every sentence, and large enough products for two cores. */

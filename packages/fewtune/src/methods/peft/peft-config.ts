@@ -6,7 +6,7 @@ type Without<T> = T extends unknown ? Omit<T, 'weights' | 'saved'> : never;
 /** Everything of an adapter but its tensors. */
 export type AdapterSettings = Without<Adapter>;
 
-const patterns = z.record(z.string(), z.number().positive()).nullish();
+const pattern = (value: z.ZodNumber) => z.record(z.string(), value).nullish();
 const names = z.union([z.array(z.string()), z.string()]).nullish();
 
 const common = {
@@ -23,8 +23,8 @@ const loraSchema = z.looseObject({
   r: rank(8),
   lora_alpha: z.number().default(8),
   use_rslora: z.boolean().nullish(),
-  rank_pattern: patterns,
-  alpha_pattern: patterns,
+  rank_pattern: pattern(z.number().int().positive()),
+  alpha_pattern: pattern(z.number()),
   init_lora_weights: z.union([z.boolean(), z.string()]).nullish(),
 });
 const ia3Schema = z.looseObject({ ...common, feedforward_modules: names });

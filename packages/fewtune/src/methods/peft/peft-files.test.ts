@@ -190,6 +190,15 @@ describe('a folder that is no sound adapter', () => {
     );
   });
 
+  test('DoRA of a table of embeddings is refused: its lengths are of columns, not of rows', async () => {
+    const adapter = await readAdapter(adapterFolder('embeddings'));
+    const magnitude = hostTensor('float32', [16], new Float32Array(16).fill(1));
+    const weights = { ...adapter.weights, 'embeddings.word_embeddings.lora_magnitude_vector': magnitude };
+    expect(() => adapterFromFiles(adapterFiles({ ...adapter, weights } as LoraAdapter))).toThrow(
+      unsupported(/word_embeddings.lora_magnitude_vector" is DoRA/),
+    );
+  });
+
   test('a folder without an adapter, a pickle, and a place that holds something else', async () => {
     const folder = await temporary();
     await expect(readAdapter(join(folder, 'absent'))).rejects.toThrow(/no such folder/);

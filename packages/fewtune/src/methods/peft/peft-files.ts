@@ -206,6 +206,9 @@ function checkLora(adapter: LoraAdapter, source: string): void {
     }
     for (const name of [`${module}.lora_magnitude_vector`, `${module}.lora_B.bias`]) {
       const vector = weights[name];
+      if (vector && table) {
+        throw new FewtuneError('MODEL_UNSUPPORTED', `${source}: "${name}" is DoRA of a table of embeddings.`);
+      }
       if (vector && vector.shape.join() !== String(b.shape[0])) {
         throw corrupt(source, `"${name}" is [${vector.shape.join(', ')}], not [${b.shape[0]}]`);
       }
