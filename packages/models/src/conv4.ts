@@ -13,7 +13,6 @@ import {
   mean,
   mul,
   type Named,
-  normals,
   relu,
   reshape,
   sizeOf,
@@ -23,6 +22,7 @@ import {
   type Tensor,
   transpose,
 } from '@fewtune/engine';
+import { filled, heWeights } from './start-weights.js';
 
 export interface Conv4Options {
   /** Of the images; 1 (grey) when left out. */
@@ -193,19 +193,8 @@ interface StartOptions {
 }
 
 function startWeights({ channels, filters, featureSize, ways, seed }: StartOptions): Record<string, HostTensor> {
-  const normal = normals(seed);
+  const he = heWeights(seed);
   const weights: Record<string, HostTensor> = {};
-  /** Standard deviation √(2 / fan-in). */
-  const he = (shape: readonly number[]) => {
-    const deviation = Math.sqrt(2 / elementCount(shape.slice(1)));
-    return hostTensor(
-      'float32',
-      shape,
-      Float32Array.from({ length: elementCount(shape) }, () => normal() * deviation),
-    );
-  };
-  const filled = (length: number, value: number) =>
-    hostTensor('float32', [length], new Float32Array(length).fill(value));
   for (let block = 0; block < blocks; block++) {
     weights[`conv${block}.weight`] = he([filters, block === 0 ? channels : filters, 3, 3]);
     weights[`conv${block}.bias`] = filled(filters, 0);

@@ -2,18 +2,16 @@ import {
   add,
   batchNorm,
   conv,
-  elementCount,
   globalAveragePool,
   type HostTensor,
-  hostTensor,
   leakyRelu,
   linear,
   maxPool,
   type Named,
-  normals,
   reshape,
   type Tensor,
 } from '@fewtune/engine';
+import { filled, heWeights } from './start-weights.js';
 
 export interface ResNet12Options {
   /** Of the images; 3 when left out. */
@@ -121,16 +119,8 @@ function startWeights(
   ways: number | undefined,
   seed: number,
 ): Record<string, HostTensor> {
-  const normal = normals(seed);
+  const he = heWeights(seed);
   const weights: Record<string, HostTensor> = {};
-  /** Standard deviation √(2 / fan-in). */
-  const he = (shape: readonly number[]) => {
-    const deviation = Math.sqrt(2 / elementCount(shape.slice(1)));
-    const values = Float32Array.from({ length: elementCount(shape) }, () => normal() * deviation);
-    return hostTensor('float32', shape, values);
-  };
-  const filled = (length: number, value: number) =>
-    hostTensor('float32', [length], new Float32Array(length).fill(value));
   const norm = (name: string, channels: number) => {
     weights[`${name}.weight`] = filled(channels, 1);
     weights[`${name}.bias`] = filled(channels, 0);
