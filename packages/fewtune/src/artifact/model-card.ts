@@ -1,7 +1,6 @@
+import { percent } from '../text.js';
 import type { Manifest, MetaStart, ModelChange } from './manifest.js';
 import { supportFiles } from './support.js';
-
-const percent = (value: number) => `${(100 * value).toFixed(1)} %`;
 
 /** README.md of a model folder: the Hub's front matter and a page for people. */
 export function modelCard(manifest: Omit<Manifest, 'files'>): string {
@@ -94,10 +93,7 @@ ${
 }
 
 function frontMatter({ labels, encoder, metrics, trainingData, evaluatedOn }: Omit<Manifest, 'files'>): string {
-  // Only what came from the Hub has a revision; the embedded encoder is known by its short name.
-  const hubId =
-    encoder?.id === 'all-MiniLM-L6-v2' ? `sentence-transformers/${encoder.id}` : encoder?.revision && encoder.id;
-  const base = hubId ? `base_model: ${JSON.stringify(hubId)}\n` : '';
+  const base = encoder ? baseModelLine(encoder) : '';
   return `---
 library_name: transformers.js
 pipeline_tag: text-classification
@@ -114,7 +110,14 @@ ${base}model-index:
 `;
 }
 
+/** The front matter's line for an encoder of the Hub; empty for one of a folder. */
+export function baseModelLine({ id, revision }: { id: string; revision?: string }): string {
+  // Only what came from the Hub has a revision; the embedded encoder is known by its short name.
+  const hubId = id === 'all-MiniLM-L6-v2' ? `sentence-transformers/${id}` : revision && id;
+  return hubId ? `base_model: ${JSON.stringify(hubId)}\n` : '';
+}
+
 /** Text that is safe inside a Markdown code span on one line. */
-function inline(text: string): string {
+export function inline(text: string): string {
   return text.replaceAll('`', "'").replace(/\s+/g, ' ');
 }

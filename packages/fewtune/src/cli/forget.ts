@@ -1,6 +1,6 @@
 import { Command } from 'commander';
 import { checkOutput } from '../artifact/folder.js';
-import { printable } from '../text.js';
+import { oneLine, printable } from '../text.js';
 import type { Forgotten } from '../workflow/forget-class.js';
 import { load } from '../workflow/load.js';
 import { collect, jsonOption, threadsOption } from './options.js';
@@ -27,7 +27,9 @@ export function forgetCommand(signal: AbortSignal): Command {
       const forgotten: Forgotten[] = [];
       for (const label of flags.label) forgotten.push(await model.forget(label));
       await model.save(out, { signal });
-      const lines = forgotten.map(({ label, examples }) => `forgot ${label}, with ${examples} kept examples`);
+      const lines = forgotten.map(
+        ({ label, examples }) => `forgot ${oneLine(label, 60)}, with ${examples} kept examples`,
+      );
       process.stdout.write(
         flags.json
           ? `${JSON.stringify({ model: out, classes: model.labels.length, forgotten })}\n`

@@ -118,7 +118,7 @@ const isFolder = (path: string) =>
 
 function describe(learned: readonly Learned[]): string {
   const rows = learned.map(({ label, isNew, added, examples, heldOut, others }) => [
-    label,
+    oneLine(label, 60),
     isNew ? 'new' : 'more',
     String(added),
     String(examples),

@@ -56,7 +56,8 @@ export function metaTrainCommand(signal: AbortSignal): Command {
     .addOption(jsonOption())
     .action(async (file: string, flags: MetaTrainFlags) => {
       const out = flags.out ?? join('starts', basename(file, extname(file)));
-      const checkpoint = join(dirname(resolve(out)), `.${basename(out)}.checkpoint.safetensors`);
+      const target = resolve(out);
+      const checkpoint = join(dirname(target), `.${basename(target)}.checkpoint.safetensors`);
       const { method, set, split, encoder, resume, seed, threads } = flags;
       const given = { method, options: set, split, encoder, checkpoint, resume, seed, threads, signal };
       checkMetaTrainOptions(given);

@@ -1,4 +1,4 @@
-import { duration, oneLine } from '../text.js';
+import { duration, oneLine, printable } from '../text.js';
 
 export interface ProgressState {
   readonly stage: string;
@@ -24,7 +24,7 @@ export class Progress {
   show(state: ProgressState): void {
     if (state.metrics.warning !== undefined) {
       this.done();
-      this.stream.write(`warning: ${state.metrics.warning}\n`);
+      this.stream.write(`${printable(`warning: ${state.metrics.warning}`)}\n`);
       return;
     }
     const detail = Object.entries(state.metrics)

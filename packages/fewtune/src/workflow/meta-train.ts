@@ -1,4 +1,5 @@
-import { basename } from 'node:path';
+import { mkdir } from 'node:fs/promises';
+import { basename, dirname } from 'node:path';
 import { type Encoder, loadEncoder } from '@fewtune/models';
 import { z } from 'zod';
 import type { MetaReport } from '../artifact/meta-manifest.js';
@@ -108,7 +109,8 @@ const recipes = {
  * which nothing is chosen on, say what it is worth.
  *
  * @throws (through `result` and through iteration) FewtuneError OPTION_INVALID, CLASS_SINGLE, CLASS_TOO_SMALL,
- *   LABEL_UNKNOWN, LABELS_CONFLICT, LOSS_NOT_FINITE, INTERRUPTED; of a checkpoint FILE_NOT_FOUND, FILE_UNREADABLE
+ *   LABEL_UNKNOWN, LABELS_CONFLICT, LOSS_NOT_FINITE, INTERRUPTED; of a checkpoint FILE_NOT_FOUND, FILE_UNREADABLE,
+ *   OUTPUT_UNWRITABLE
  * @example
  * const run = metaTrainEncoder(await readTable('intents.csv'), { seed: 7 });
  * for await (const event of run) console.log(event.stage, event.fraction, event.metrics);
@@ -151,10 +153,11 @@ export function checkMetaTrainOptions({
   const wrong = parsed.error.issues.map(({ path, message }) =>
     path.length > 0 ? `${path.join('.')}: ${message}` : message,
   );
-  const known = Object.entries(defaults).filter(([name]) => name !== 'seed');
+  const values: Readonly<Record<string, unknown>> = defaults;
+  const known = Object.keys(schema.shape).map((name) => (name in values ? `${name}=${values[name]}` : name));
   throw new FewtuneError(
     'OPTION_INVALID',
-    `meta-train: ${wrong.join('; ')}. Its options, with their defaults: ${known.map(([name, value]) => `${name}=${value}`).join(', ')}.`,
+    `meta-train: ${wrong.join('; ')}. Its options, with their defaults: ${known.join(', ')}.`,
     { cause: parsed.error },
   );
 }
@@ -183,6 +186,7 @@ async function metaTrained(
   });
 
   const base = await loadEncoder(options.encoder, { signal });
+  if (checkpoint !== undefined) await makeFolderOf(checkpoint); // now, not when a quarter of the run is to be kept
   const how = {
     ...(checkpoint !== undefined && { checkpoint: { path: checkpoint } }),
     ...(resume && { resume: checkpoint }),
@@ -227,6 +231,14 @@ async function metaTrained(
     seconds: (performance.now() - began) / 1000,
   };
   return new MetaTrained({ report, adapter, encoder, base, ...(trained.rates && { meta: trained.rates }) });
+}
+
+async function makeFolderOf(checkpoint: string): Promise<void> {
+  try {
+    await mkdir(dirname(checkpoint), { recursive: true });
+  } catch (cause) {
+    throw new FewtuneError('OUTPUT_UNWRITABLE', `the checkpoint cannot be written to ${checkpoint}.`, { cause });
+  }
 }
 
 /** What both ways of training give. */
