@@ -186,7 +186,7 @@ async function metaTrained(
   });
 
   const base = await loadEncoder(options.encoder, { signal });
-  if (checkpoint !== undefined) await makeFolderOf(checkpoint); // now, not when a quarter of the run is to be kept
+  if (checkpoint !== undefined && !resume) await makeFolderOf(checkpoint); // now, not when it is first written
   const how = {
     ...(checkpoint !== undefined && { checkpoint: { path: checkpoint } }),
     ...(resume && { resume: checkpoint }),
