@@ -17,8 +17,8 @@ import {
 } from '@fewtune/engine';
 import { type Encoder, encode, type PackedInputs, packBatch, packedSpecs, packingOf, pool } from '@fewtune/models';
 import { createRandom } from '../../data/random.js';
-import { FewtuneError } from '../../errors.js';
-import { initLora, type LoraOptions, loraLinear, loraTargets } from '../peft/lora-layer.js';
+import { initLora, type LoraOptions, loraLinear } from '../peft/lora-layer.js';
+import { linearsMeant } from '../peft/targets.js';
 import type { MetaModel } from './meta-model.js';
 
 export interface LoraEncoderOptions extends Partial<LoraOptions> {
@@ -72,10 +72,7 @@ export function loraEncoder({
 }: LoraEncoderOptions): LoraEncoder {
   const { config, tokenizer, hidden, pooling } = encoder;
   const frozen = Object.fromEntries(Object.entries(encoder.weights).filter(([name]) => !name.startsWith('pooler.')));
-  const modules = loraTargets(frozen, targets);
-  if (modules.length === 0) {
-    throw new FewtuneError('OPTION_INVALID', `no linear layer of this encoder is named ${JSON.stringify(targets)}.`);
-  }
+  const modules = linearsMeant(frozen, targets);
   const features = (weights: Named<Tensor>, inputs: PackedTensors<Tensor>): Tensor => {
     const states = encode(config, weights, inputs, {
       linear: loraLinear(weights, alpha / rank),

@@ -5,7 +5,8 @@ import { recorded } from '../class-row.js';
 import type { FitContext, Method } from '../method.js';
 import { classMeans } from '../metric/class-means.js';
 import { estimatePasses } from '../peft/fine-tune.js';
-import { initLora, loraTargets } from '../peft/lora-layer.js';
+import { initLora } from '../peft/lora-layer.js';
+import { linearsMeant } from '../peft/targets.js';
 import { adaptText } from './adapt-text.js';
 import { textMamlSettings } from './text-maml.js';
 import type { TextMamlStart } from './text-maml-start.js';
@@ -23,7 +24,7 @@ export type MamlMethodOptions = z.infer<typeof schema>;
 async function plainStart(context: FitContext): Promise<TextMamlStart> {
   const encoder = await context.encoder();
   const settings = textMamlSettings;
-  const modules = loraTargets(encoder.weights, settings.targets);
+  const modules = linearsMeant(encoder.weights, settings.targets);
   const params = initLora(encoder.weights, modules, settings.rank, createRandom(context.seed));
   return { encoder, params, settings };
 }

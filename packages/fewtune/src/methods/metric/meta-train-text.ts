@@ -7,7 +7,8 @@ import { FewtuneError } from '../../errors.js';
 import { type Run, startRun } from '../../run.js';
 import { adaptEncoder, type LoraAdapter } from '../peft/adapter.js';
 import { contrastiveStage, type StageState } from '../peft/contrastive-stage.js';
-import { initLora, type LoraOptions, loraLinear, loraTargets, mergeLora } from '../peft/lora-layer.js';
+import { initLora, type LoraOptions, loraLinear, mergeLora } from '../peft/lora-layer.js';
+import { linearsMeant } from '../peft/targets.js';
 import { episodeAccuracy } from './episode-accuracy.js';
 import { type Kept, type Look, readTextCheckpoint, writeTextCheckpoint } from './text-checkpoint.js';
 
@@ -122,13 +123,7 @@ async function trained(
   requirePairs(source);
   const { rank, alpha, steps, signal, threads, checkpoint, validation } = settings;
   const frozen = Object.fromEntries(Object.entries(encoder.weights).filter(([name]) => !name.startsWith('pooler.')));
-  const modules = loraTargets(frozen, settings.targets);
-  if (modules.length === 0) {
-    throw new FewtuneError(
-      'OPTION_INVALID',
-      `no linear layer of this encoder is named ${JSON.stringify(settings.targets)}.`,
-    );
-  }
+  const modules = linearsMeant(frozen, settings.targets);
   const random = createRandom(settings.seed);
   const params = initLora(frozen, modules, rank, random);
   const identity = identityOf(encoder, source, settings);

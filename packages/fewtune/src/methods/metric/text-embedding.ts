@@ -3,10 +3,10 @@ import { type Encoder, encode, type PackedInputs, packBatch, packedSpecs, packin
 import { type Episode, shapeOf, wayLabels } from '../../data/episodes.js';
 import type { EpisodeSource } from '../../data/meta-dataset.js';
 import { createRandom, type Random } from '../../data/random.js';
-import { FewtuneError } from '../../errors.js';
 import { adaptEncoder, type LoraAdapter } from '../peft/adapter.js';
 import { dropTokens } from '../peft/contrastive-stage.js';
-import { initLora, type LoraOptions, loraLinear, loraTargets } from '../peft/lora-layer.js';
+import { initLora, type LoraOptions, loraLinear } from '../peft/lora-layer.js';
+import { linearsMeant } from '../peft/targets.js';
 import type { EmbeddingModel } from './embedding-model.js';
 import type { MetricTask } from './metric-task.js';
 
@@ -53,10 +53,7 @@ export function textEmbedding({
 }: TextEmbeddingOptions): TextEmbedding {
   const { config, tokenizer, pooling } = encoder;
   const frozen = Object.fromEntries(Object.entries(encoder.weights).filter(([name]) => !name.startsWith('pooler.')));
-  const modules = loraTargets(frozen, targets);
-  if (modules.length === 0) {
-    throw new FewtuneError('OPTION_INVALID', `no linear layer of this encoder is named ${JSON.stringify(targets)}.`);
-  }
+  const modules = linearsMeant(frozen, targets);
   const inputsOf: TextEmbedding['inputsOf'] = (texts, dropout) => {
     const ids = texts.map((text) => tokenizer.encode(text));
     const kept = dropout ? ids.map((row) => dropTokens(row, dropout.probability, dropout.random)) : ids;

@@ -19,7 +19,7 @@ import { FewtuneError, throwIfAborted } from '../../errors.js';
 import { type Adapter, adaptedModules, adapterScale, asLora, checkAdapter, ofPooler } from './adapter.js';
 import { AdapterStack } from './adapter-stack.js';
 import { near } from './near-names.js';
-import { linearModules, namesMeant, type Targets } from './targets.js';
+import { linearsMeant, type Targets } from './targets.js';
 
 export interface AdapterBankOptions {
   /** Modules that adapters may change: every linear layer when left out. Fewer make each batch cheaper. */
@@ -70,9 +70,7 @@ export class AdapterBank {
    */
   static async create(encoder: Encoder, options: AdapterBankOptions = {}): Promise<AdapterBank> {
     const { targets = 'all-linear', threads } = options;
-    const linears = linearModules(encoder.weights);
-    const modules =
-      targets === 'all-linear' ? linears : namesMeant(targets, linears, 'no linear layer of this encoder');
+    const modules = linearsMeant(encoder.weights, targets);
     const specs: Record<string, TensorSpec> = {
       inputIds: { dtype: 'int64', shape: ['batch', 'seq'] },
       attentionMask: { dtype: 'int64', shape: ['batch', 'seq'] },

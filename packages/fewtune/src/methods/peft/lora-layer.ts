@@ -16,19 +16,12 @@ import {
 import type { LinearFn } from '@fewtune/models';
 import type { Random } from '../../data/random.js';
 import { transposed } from './low-rank.js';
-import { isMeant, linearModules } from './targets.js';
 
 export interface LoraOptions {
   readonly rank: number;
   readonly alpha: number;
   /** Last part of the names of adapted layers, e.g. `query`, `value`; or `all-linear`. */
   readonly targets: readonly string[] | 'all-linear';
-}
-
-/** The linear layers of an encoder that `targets` name, by their module's name. */
-export function loraTargets(weights: Named<HostTensor>, targets: LoraOptions['targets']): string[] {
-  const all = linearModules(weights);
-  return targets === 'all-linear' ? all : all.filter((name) => targets.some((target) => isMeant(target, name)));
 }
 
 /** A uniform in ±1/√in (PyTorch's Kaiming uniform with a = √5, as PEFT has it), B zero: the start equals the base. */

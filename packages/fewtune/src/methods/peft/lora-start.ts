@@ -4,7 +4,7 @@ import { FewtuneError } from '../../errors.js';
 import { adaptedModules, adapterScale, type LoraAdapter } from './adapter.js';
 import { mergeLora, rowNorms, uniformDown } from './lora-layer.js';
 import { type LowRank, orthonormal, products, transposed, truncatedSvd } from './low-rank.js';
-import { isMeant, linearModules, namesMeant, type Targets } from './targets.js';
+import { isMeant, linearsMeant, namesMeant, type Targets } from './targets.js';
 
 export const loraInits = ['uniform', 'gaussian', 'pissa', 'olora'] as const;
 export type LoraInit = (typeof loraInits)[number];
@@ -42,7 +42,7 @@ export interface LoraStart {
  */
 export function startLora(weights: Named<HostTensor>, settings: LoraSettings, random: Random): LoraStart {
   const { rank, alpha, rsLora, dora, init = 'uniform', ranks = {}, alphas = {} } = settings;
-  const modules = loraModules(weights, settings.targets);
+  const modules = linearsMeant(weights, settings.targets, 'lora');
   namesMeant([...Object.keys(ranks), ...Object.keys(alphas)], modules, 'lora: no adapted layer');
 
   const matrices: Record<string, HostTensor> = {};
@@ -80,16 +80,6 @@ export function startLora(weights: Named<HostTensor>, settings: LoraSettings, ra
   }
   const saved = settings.saved === undefined ? {} : savedWeights(weights, settings.saved, modules);
   return { adapter: { ...adapter, ...(Object.keys(saved).length > 0 && { saved }) }, base };
-}
-
-/**
- * The linear layers that targets mean.
- *
- * @throws FewtuneError OPTION_INVALID when a target means none, with near names
- */
-export function loraModules(weights: Named<HostTensor>, targets: Targets): string[] {
-  const linears = linearModules(weights);
-  return targets === 'all-linear' ? linears : namesMeant(targets, linears, 'lora: no linear layer of this encoder');
 }
 
 /** A module's own number, where the first target that means it has one. */

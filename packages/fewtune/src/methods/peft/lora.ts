@@ -5,7 +5,8 @@ import type { Method } from '../method.js';
 import { applyAdapter, type LoraAdapter, mergeAdapter } from './adapter.js';
 import { evaDirections } from './eva.js';
 import { type Adapt, estimateFineTune, fineTune, fineTuneFields } from './fine-tune.js';
-import { loraInits, loraModules, overEncoder, ownOf, startLora } from './lora-start.js';
+import { loraInits, overEncoder, ownOf, startLora } from './lora-start.js';
+import { linearsMeant } from './targets.js';
 
 const patterns = z.union([z.literal('none'), z.record(z.string(), z.number().positive())]).default('none');
 const targets = z.union([z.string().min(1), z.array(z.string().min(1)).min(1)]);
@@ -42,7 +43,7 @@ const adaptWith =
     const { rank, init, alphaPattern, modulesToSave, loraPlus } = options;
     const ranks = options.rankPattern === 'none' ? {} : options.rankPattern;
     const rankOf = (module: string) => ownOf(ranks, module, rank);
-    const modules = loraModules(weights, options.targets);
+    const modules = linearsMeant(weights, options.targets, 'lora');
     const eva = init === 'eva';
     const down = eva
       ? await evaDirections({ config, weights }, ids, tokenizer.padId, modules, rankOf, random, threads)

@@ -3,8 +3,9 @@ import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { createRandom } from '../../data/random.js';
 import { classBatches } from './class-batches.js';
-import { initLora, loraLinear, loraTargets, mergeLora } from './lora-layer.js';
+import { initLora, loraLinear, mergeLora } from './lora-layer.js';
 import { supervisedContrastive } from './supervised-contrastive.js';
+import { linearsMeant } from './targets.js';
 import { usedVocabulary } from './vocabulary.js';
 
 const random = createRandom(7);
@@ -96,9 +97,9 @@ describe('LoRA', () => {
   });
 
   test('targets are matched by the end of their name; embeddings are no linear layers', () => {
-    expect(loraTargets(weights, ['query'])).toEqual([module]);
-    expect(loraTargets(weights, 'all-linear')).toEqual([module, 'encoder.layer.0.output.dense']);
-    expect(loraTargets(weights, ['quer'])).toEqual([]);
+    expect(linearsMeant(weights, ['query'])).toEqual([module]);
+    expect(linearsMeant(weights, 'all-linear')).toEqual([module, 'encoder.layer.0.output.dense']);
+    expect(() => linearsMeant(weights, ['query', 'quer'])).toThrow(/named "quer"; near are .*query/);
   });
 });
 

@@ -17,6 +17,18 @@ export function linearModules(weights: Named<HostTensor>): string[] {
     .map((name) => name.slice(0, -'.weight'.length));
 }
 
+/**
+ * The linear layers that targets mean, `all-linear` being all of them.
+ *
+ * @param method for the error
+ * @throws FewtuneError OPTION_INVALID when a part of the targets means none, with near names
+ */
+export function linearsMeant(weights: Named<HostTensor>, targets: Targets, method?: string): string[] {
+  const linears = linearModules(weights);
+  if (targets === 'all-linear') return linears;
+  return namesMeant(targets, linears, `${method ? `${method}: ` : ''}no linear layer of this encoder`);
+}
+
 /** Whether a name is meant. */
 export function isMeant(target: string, name: string): boolean {
   if (target.length > 2 && target.startsWith('/') && target.endsWith('/')) {

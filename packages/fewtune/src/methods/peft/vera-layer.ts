@@ -2,7 +2,7 @@ import { add, type HostTensor, hostTensor, linear, mul, type Named, slice, type 
 import type { LinearFn } from '@fewtune/models';
 import type { Random } from '../../data/random.js';
 import { FewtuneError } from '../../errors.js';
-import { linearModules, namesMeant, type Targets } from './targets.js';
+import { linearsMeant, type Targets } from './targets.js';
 
 export interface VeraSettings {
   readonly rank: number;
@@ -26,9 +26,7 @@ const firstD = 0.1;
  * @throws FewtuneError OPTION_INVALID when a target means no layer
  */
 export function startVera(weights: Named<HostTensor>, { rank, targets }: VeraSettings, random: Random): VeraStart {
-  const linears = linearModules(weights);
-  const modules =
-    targets === 'all-linear' ? linears : namesMeant(targets, linears, 'vera: no linear layer of this encoder');
+  const modules = linearsMeant(weights, targets, 'vera');
   const sizes = modules.map((module) => weights[`${module}.weight`]!.shape as [number, number]);
   const outer = Math.max(...sizes.map(([out]) => out));
   const inner = Math.max(...sizes.map(([, input]) => input));
