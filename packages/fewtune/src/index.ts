@@ -97,10 +97,12 @@ export { ldaHead, mahalanobisHead } from './methods/metric/discriminant.js';
 export { type EmbeddingModel, imageEmbedding } from './methods/metric/embedding-model.js';
 export { leaveOneOutTemperature, prototypeLeaveOneOut } from './methods/metric/leave-one-out.js';
 export {
-  type MetaTextEvent,
   type MetaTextOptions,
-  type MetaTextResult,
   metaTextDefaults,
+} from './methods/metric/meta-text-options.js';
+export {
+  type MetaTextEvent,
+  type MetaTextResult,
   metaTextRecipe,
   metaTrainText,
 } from './methods/metric/meta-train-text.js';

@@ -28,11 +28,15 @@ export function digestOf(tensors: Named<HostTensor> = {}): string {
   return hash.digest('hex');
 }
 
-/** Written beside and then renamed, so that a run that is killed leaves the checkpoint before. */
-export async function writeCheckpoint(
+/**
+ * Written beside and then renamed, so that a run that is killed leaves the checkpoint before.
+ *
+ * @throws FewtuneError OUTPUT_UNWRITABLE
+ */
+export async function writeCheckpoint<P extends object = Progress>(
   path: string,
   configuration: Readonly<Record<string, unknown>>,
-  progress: Progress,
+  progress: P,
   state: Named<HostTensor>,
 ): Promise<void> {
   const metadata = { configuration: JSON.stringify(configuration), progress: JSON.stringify(progress) };
@@ -44,33 +48,46 @@ export async function writeCheckpoint(
 }
 
 /** @throws FewtuneError FILE_NOT_FOUND, FILE_UNREADABLE; OPTION_INVALID when it is of a run with other options */
-export async function readCheckpoint(
+export async function readCheckpoint<P extends object = Progress>(
   path: string,
   ours: Readonly<Record<string, unknown>>,
-): Promise<{ progress: Progress; state: Named<HostTensor> }> {
-  if (!existsSync(path)) throw new FewtuneError('FILE_NOT_FOUND', `there is no checkpoint at ${path}.`);
-  const { tensors, metadata } = await readSafetensors(path).catch((cause: unknown) => {
-    if (!(cause instanceof ModelError)) throw cause;
-    throw new FewtuneError('FILE_UNREADABLE', `${path} is no checkpoint, or is damaged.`, { cause });
-  });
-  const theirs = parsed(metadata.configuration);
-  const progress = parsed(metadata.progress);
-  if (!theirs || !progress) {
-    throw new FewtuneError('FILE_UNREADABLE', `${path} holds tensors, but is no checkpoint of meta-training.`);
-  }
-  const other = Object.keys(ours).filter((key) => JSON.stringify(ours[key]) !== JSON.stringify(theirs[key]));
+): Promise<{ progress: P; state: Named<HostTensor> }> {
+  const { configuration: theirs, progress, state } = await openCheckpoint(path);
+  // An option that one of the two leaves out differs as well.
+  const names = [...new Set([...Object.keys(ours), ...Object.keys(theirs)])];
+  const other = names.filter((name) => JSON.stringify(ours[name]) !== JSON.stringify(theirs[name]));
   if (other.length > 0) {
-    const each = other.map((key) =>
-      ['weights', 'params', 'frozen', 'data'].includes(key)
-        ? `other ${key}${key === 'data' ? '' : ' of the model'}`
-        : `${key} ${JSON.stringify(theirs[key])}, not ${JSON.stringify(ours[key])}`,
-    );
+    const shown = (value: unknown) => (value === undefined ? 'none' : JSON.stringify(value));
+    const each = other.map((name) => {
+      if (['weights', 'params', 'frozen'].includes(name)) return `other ${name} of the model`;
+      return digests.includes(name) ? `other ${name}` : `${name} ${shown(theirs[name])}, not ${shown(ours[name])}`;
+    });
     throw new FewtuneError(
       'OPTION_INVALID',
       `${path} is of a run with ${each.join('; ')}. Use the options it was begun with, or start anew.`,
     );
   }
-  return { progress: progress as unknown as Progress, state: tensors };
+  return { progress: progress as P, state };
+}
+
+/** Parts of a configuration whose values say nothing to a reader. */
+const digests: readonly string[] = ['data', 'encoder', 'validation'];
+
+/** A checkpoint of any run. @throws FewtuneError FILE_NOT_FOUND, FILE_UNREADABLE */
+export async function openCheckpoint(
+  path: string,
+): Promise<{ configuration: Record<string, unknown>; progress: object; state: Named<HostTensor> }> {
+  if (!existsSync(path)) throw new FewtuneError('FILE_NOT_FOUND', `there is no checkpoint at ${path}.`);
+  const { tensors, metadata } = await readSafetensors(path).catch((cause: unknown) => {
+    if (!(cause instanceof ModelError)) throw cause;
+    throw new FewtuneError('FILE_UNREADABLE', `${path} is no checkpoint, or is damaged.`, { cause });
+  });
+  const configuration = parsed(metadata.configuration);
+  const progress = parsed(metadata.progress);
+  if (!configuration || !progress) {
+    throw new FewtuneError('FILE_UNREADABLE', `${path} holds tensors, but is no checkpoint of meta-training.`);
+  }
+  return { configuration, progress, state: tensors };
 }
 
 /** The object that a text is the JSON of; undefined when it is none. */

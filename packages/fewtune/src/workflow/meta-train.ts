@@ -16,12 +16,8 @@ import {
   metaTrainMaml,
 } from '../methods/meta/text-maml.js';
 import { episodeAccuracy } from '../methods/metric/episode-accuracy.js';
-import {
-  type MetaTextOptions,
-  type MetaTextResult,
-  metaTextDefaults,
-  metaTrainText,
-} from '../methods/metric/meta-train-text.js';
+import { type MetaTextOptions, metaTextDefaults } from '../methods/metric/meta-text-options.js';
+import { type MetaTextResult, metaTrainText } from '../methods/metric/meta-train-text.js';
 import { adaptEncoder } from '../methods/peft/adapter.js';
 import { type Run, startRun } from '../run.js';
 import { version } from '../version.js';

@@ -1,12 +1,12 @@
 import { createHash } from 'node:crypto';
-import { existsSync } from 'node:fs';
 import type { HostTensor, Named } from '@fewtune/engine';
-import { type Encoder, readSafetensors } from '@fewtune/models';
+import type { Encoder } from '@fewtune/models';
 import { type Episode, episodeSampler, shapeOf, wayLabels } from '../../data/episodes.js';
 import type { EpisodeSource } from '../../data/meta-dataset.js';
-import { FewtuneError } from '../../errors.js';
 import { type Run, startRun } from '../../run.js';
-import { type MetaTextOptions, metaTextDefaults, metaTrainText } from '../metric/meta-train-text.js';
+import { type MetaTextOptions, metaTextDefaults } from '../metric/meta-text-options.js';
+import { metaTrainText } from '../metric/meta-train-text.js';
+import { isTextCheckpoint } from '../metric/text-checkpoint.js';
 import { adaptEncoder, adaptedModules, type LoraAdapter } from '../peft/adapter.js';
 import { type LoraEncoder, labelTensor, loraEncoder } from './lora-encoder.js';
 import { Maml } from './maml.js';
@@ -128,7 +128,7 @@ async function trained(
   const model = mamlEncoder({ encoder, settings }, ways);
   // Made before the warm-up, so that a wrong option is refused at once.
   const fresh = new Maml({ model, ...bilevelOf(settings), ...outerOf(options) });
-  const inWarmUp = resume !== undefined && (await isWarmUp(resume));
+  const inWarmUp = resume !== undefined && (await isTextCheckpoint(resume));
   const goesOn = resume !== undefined && !inWarmUp;
   const begun = goesOn ? undefined : await startOf(encoder, source, options, inWarmUp, emit);
   await using learner = new Maml({
@@ -196,15 +196,6 @@ async function startOf(
     emit({ stage: 'warm-up', step, steps, loss, lr, elapsedMs });
   }
   return (await run.result).adapter.weights;
-}
-
-/** Whether a checkpoint is of the warm-up. @throws FewtuneError FILE_NOT_FOUND, FILE_UNREADABLE */
-async function isWarmUp(path: string): Promise<boolean> {
-  if (!existsSync(path)) throw new FewtuneError('FILE_NOT_FOUND', `there is no checkpoint at ${path}.`);
-  const { metadata } = await readSafetensors(path).catch((cause: unknown) => {
-    throw new FewtuneError('FILE_UNREADABLE', `${path} is no checkpoint, or is damaged.`, { cause });
-  });
-  return metadata.metaText !== undefined;
 }
 
 const settingsOf = ({ variant, innerLr, innerSteps, rank, alpha, targets, scale }: Settings): TextMamlSettings => ({

@@ -200,5 +200,6 @@ describe('attentionPrototypeHead', () => {
     const { support } = episode(1);
     expect(() => attentionPrototypeHead(support, { attentionTemperature: 0 })).toThrow(/above 0, not 0/);
     expect(() => attentionPrototypeHead(support, { dimensionShrinkage: 2 })).toThrow(/0 to 1, not 2/);
+    expect(() => attentionPrototypeHead(support, { dimensionShrinkage: 0.5 })).toThrow(/set shrinkage to 1 with it/);
   });
 });

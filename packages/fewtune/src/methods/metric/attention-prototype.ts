@@ -36,7 +36,7 @@ export interface AttentionPrototypeOptions {
   readonly nameWeight?: number;
   /** Share of the identity in the covariance within classes that the metric is the inverse of; 1 is plain cosine. */
   readonly shrinkage?: number;
-  /** Share of the identity in the diagonal metric over dimensions, 0 to 1; 1 leaves it out. Only with `shrinkage` 1. */
+  /** Share of the identity in the diagonal metric over dimensions, 0 to 1; 1 leaves it out. Refused without `shrinkage` 1. */
   readonly dimensionShrinkage?: number;
 }
 
@@ -66,14 +66,14 @@ const TRUSTED = 0.9;
  * served like it.
  *
  * @param support features of unit length, every class with a row; `names` are used when they are there
- * @throws FewtuneError OPTION_INVALID for an option out of range
+ * @throws FewtuneError OPTION_INVALID for an option out of range, or both metrics at once
  */
 export function attentionPrototypeHead(support: Support, options: AttentionPrototypeOptions = {}): LinearHead {
   const settings = { ...attentionDefaults, ...options };
   requireInRange(settings);
   const { hidden } = support;
   const { centre, prototypes, trusted } = attended(support, settings);
-  if (settings.shrinkage < 1 || settings.dimensionShrinkage === 1) {
+  if (settings.dimensionShrinkage === 1) {
     return spreadHead({ centre, prototypes, trusted }, settings.shrinkage);
   }
   const metric = dimensionAttention(trusted, unitRows(prototypes, hidden), settings.dimensionShrinkage);
@@ -202,5 +202,11 @@ function requireInRange(settings: Required<AttentionPrototypeOptions>): void {
   for (const [key, fits, range] of ranges) {
     if (!fits(settings[key] as number))
       throw new FewtuneError('OPTION_INVALID', `${key} ${range}, not ${settings[key]}`);
+  }
+  if (settings.dimensionShrinkage < 1 && settings.shrinkage < 1) {
+    throw new FewtuneError(
+      'OPTION_INVALID',
+      'dimensionShrinkage below 1 is another metric: set shrinkage to 1 with it',
+    );
   }
 }

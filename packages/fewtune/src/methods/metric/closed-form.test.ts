@@ -5,7 +5,7 @@ import { negativeLogLikelihood } from '../../evaluation/calibration.js';
 import { unitRows } from '../../evaluation/distances.js';
 import { accuracy, argmaxRows } from '../../evaluation/metrics.js';
 import { headLogits, selectRows } from '../linear/logistic.js';
-import type { LabelledFeatures } from './class-means.js';
+import { classMeans, type LabelledFeatures } from './class-means.js';
 import { ldaHead, mahalanobisHead } from './discriminant.js';
 import { references } from './fixtures/heads.js';
 import { leaveOneOutTemperature, prototypeLeaveOneOut } from './leave-one-out.js';
@@ -96,6 +96,15 @@ describe.each(heads)('%s', (_, logits) => {
       expect(accuracy(argmaxRows(logits(data, data.features), 4), data.labels)).toBeGreaterThan(0.97);
     }
   });
+});
+
+test('LDA of single examples is the nearest by Euclid, also with more of them than dimensions', () => {
+  for (const hidden of [2, 8]) {
+    const data = random(9, 4, hidden, 4);
+    const { weight, bias } = ldaHead(data, 0.5);
+    expectClose(weight, [...classMeans(data, false)], 1e-6);
+    for (const value of bias) expect(value).toBeCloseTo(Math.log(1 / 4) - 1 / 2, 5);
+  }
 });
 
 test('the leave-one-out scores of ridge are those of fits without the row', () => {

@@ -74,17 +74,36 @@ export function choleskySolveRows(
 ): Float64Array {
   const out = new Float64Array(rows);
   for (let start = 0; start < out.length; start += hidden) {
-    for (let i = 0; i < hidden; i++) {
-      let sum = out[start + i]!;
-      for (let k = 0; k < i; k++) sum -= lower[i * hidden + k]! * out[start + k]!;
-      out[start + i] = sum / lower[i * hidden + i]!;
-    }
-    // Lᵀ x = z, by columns of Lᵀ, which are rows of L: memory is walked in order.
-    for (let i = hidden - 1; i >= 0; i--) {
-      const value = out[start + i]! / lower[i * hidden + i]!;
-      out[start + i] = value;
-      for (let k = 0; k < i; k++) out[start + k]! -= lower[i * hidden + k]! * value;
-    }
+    const row = out.subarray(start, start + hidden);
+    solveLower(lower, row);
+    solveUpper(lower, row);
   }
   return out;
+}
+
+/** b ← L⁻¹ b, L lower triangular [n, n]. */
+export function solveLower(lower: Float64Array, b: Float64Array): void {
+  const n = b.length;
+  for (let i = 0; i < n; i++) {
+    let sum = b[i]!;
+    for (let k = 0; k < i; k++) sum -= lower[i * n + k]! * b[k]!;
+    b[i] = sum / lower[i * n + i]!;
+  }
+}
+
+/** b ← L⁻ᵀ b, by columns of Lᵀ, which are rows of L: memory is walked in order. */
+export function solveUpper(lower: Float64Array, b: Float64Array): void {
+  const n = b.length;
+  for (let i = n - 1; i >= 0; i--) {
+    const value = b[i]! / lower[i * n + i]!;
+    b[i] = value;
+    for (let k = 0; k < i; k++) b[k]! -= lower[i * n + k]! * value;
+  }
+}
+
+/** Whether rows spread about their class means at all: a single row in every class does not. */
+export function hasSpread(covariance: Float64Array, hidden: number): boolean {
+  let trace = 0;
+  for (let j = 0; j < hidden; j++) trace += covariance[j * hidden + j]!;
+  return trace >= 1e-12;
 }

@@ -7,7 +7,7 @@ import { gramRows, productRows, spreadSolver, transposed } from './spread-solver
 /**
  * Linear discriminant analysis: score_c(x) = m_cᵀ Σ⁻¹ x − ½ m_cᵀ Σ⁻¹ m_c + log π_c, Σ the covariance within classes shrunk towards
  * the identity (Friedman 1989), π the shares of the classes in the support. The prototypes of `metric: 'lda'` point the same
- * way and drop the lengths and the shares.
+ * way and drop the lengths and the shares. Labels are believed: a wrong one spoils Σ (`attentionPrototypeHead` doubts them).
  *
  * @param shrinkage λ, above 0 to 1
  * @throws FewtuneError OPTION_INVALID for a shrinkage outside that, LABEL_UNKNOWN for a class without rows

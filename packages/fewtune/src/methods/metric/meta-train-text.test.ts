@@ -5,28 +5,16 @@ import type { HostTensor } from '@fewtune/engine';
 import { type Encoder, fingerprint, loadEncoder } from '@fewtune/models';
 import { beforeAll, describe, expect, test } from 'vitest';
 import { tinyCheckpoint } from '../../../../models/src/tiny-checkpoint.fixture.js';
-import type { EpisodeSource } from '../../data/meta-dataset.js';
-import { createRandom } from '../../data/random.js';
 import { episodeAccuracy } from './episode-accuracy.js';
-import { type MetaTextOptions, type MetaTextResult, metaTrainText } from './meta-train-text.js';
+import { letters, train, unseen } from './letters.fixture.js';
+import type { MetaTextOptions } from './meta-text-options.js';
+import { type MetaTextResult, metaTrainText } from './meta-train-text.js';
 
 let encoder: Encoder;
 beforeAll(async () => {
   encoder = await loadEncoder(await tinyCheckpoint('bert'));
 });
 
-/** Sentences of a class hold its two letters among letters that say nothing: always a to e. */
-function letters(marks: readonly string[], each: number, seed: number): EpisodeSource {
-  const random = createRandom(seed);
-  const labels = Int32Array.from({ length: marks.length * each }, (_, row) => Math.floor(row / each));
-  const texts = [...labels].map((label) => {
-    const filler = Array.from({ length: 4 }, () => 'abcde'[random.int(5)]!);
-    return random.shuffle([...marks[label]!, ...filler]).join(' ');
-  });
-  return { texts, labels, classes: marks };
-}
-const train = letters(['fg', 'hi', 'jk', 'lm', 'no', 'pq', 'rs', 'fh', 'gi', 'jl', 'km', 'np'], 12, 1);
-const unseen = letters(['oq', 'pr', 'qs', 'fi', 'gh', 'jm'], 20, 2);
 const options: MetaTextOptions = {
   steps: 60,
   lr: 5e-3,
@@ -106,7 +94,7 @@ describe('an interrupted run', () => {
     const few = { ...options, steps: 8, tokenDropout: 0.3, validation: unseen, validateEvery: 3 };
     const without = await metaTrainText(encoder, train, few).result;
     const controller = new AbortController();
-    const run = metaTrainText(encoder, train, { ...few, checkpoint: { path }, signal: controller.signal });
+    const run = metaTrainText(encoder, train, { ...few, checkpoint: { path, every: 100 }, signal: controller.signal });
     const interrupted = (async () => {
       for await (const { step } of run) if (step === 4) controller.abort();
     })();
@@ -123,12 +111,39 @@ describe('an interrupted run', () => {
 
     await expect(metaTrainText(encoder, train, { ...few, lr: 1e-3, resume: path }).result).rejects.toMatchObject({
       code: 'OPTION_INVALID',
-      message: expect.stringContaining('other lr'),
+      message: expect.stringContaining('lr 0.005, not 0.001'),
     });
     await expect(metaTrainText(encoder, unseen, { ...few, resume: path }).result).rejects.toMatchObject({
       code: 'OPTION_INVALID',
       message: expect.stringContaining('other data'),
     });
+  });
+
+  test('is kept when the signal comes during a look at the validation classes', async () => {
+    const path = join(await mkdtemp(join(tmpdir(), 'meta-text-')), 'run.safetensors');
+    const few = { ...options, steps: 6, validateEvery: 3 };
+    const controller = new AbortController();
+    let armed = false;
+    const validation = {
+      ...unseen,
+      get classes() {
+        if (armed) controller.abort();
+        return unseen.classes;
+      },
+    };
+    const how = { checkpoint: { path, every: 100 }, signal: controller.signal };
+    const run = metaTrainText(encoder, train, { ...few, ...how, validation });
+    const interrupted = (async () => {
+      for await (const { step } of run) armed = step === 2; // the next step looks
+    })();
+    await expect(interrupted).rejects.toMatchObject({ code: 'INTERRUPTED' });
+    armed = false;
+    const resumed = metaTrainText(encoder, train, { ...few, validation: unseen, resume: path });
+    const steps: number[] = [];
+    for await (const { step } of resumed) steps.push(step);
+    expect(steps).toEqual([4, 5, 6]);
+    const without = await metaTrainText(encoder, train, { ...few, validation: unseen }).result;
+    expect((await resumed.result).validation).toEqual(without.validation);
   });
 
   test('a file that is none is refused', async () => {
@@ -145,6 +160,12 @@ test.each([
   ['one class', { ...letters(['fg'], 5, 1) }, {}, 'CLASS_SINGLE'],
   ['classes of one example', letters(['fg', 'hi', 'jk'], 1, 1), {}, 'CLASS_SINGLE'],
   ['no such layer', train, { targets: ['quarry'] }, 'OPTION_INVALID'],
+  ['a layer among others that is not there', train, { targets: ['query', 'quarry'] }, 'OPTION_INVALID'],
+  ['no step', train, { steps: 0 }, 'OPTION_INVALID'],
+  ['batches of one example a class', train, { perClass: 1 }, 'OPTION_INVALID'],
+  ['more than the whole update', train, { interpolation: 1.5 }, 'OPTION_INVALID'],
+  ['every token left out', train, { tokenDropout: 1 }, 'OPTION_INVALID'],
+  ['looks after no step', train, { validateEvery: 0 }, 'OPTION_INVALID'],
   ['a rate that bursts', train, { lr: 1e30, steps: 20 }, 'LOSS_NOT_FINITE'],
 ] as const)('refuses %s', async (_, source, given, code) => {
   await expect(metaTrainText(encoder, source, { ...options, ...given }).result).rejects.toMatchObject({ code });

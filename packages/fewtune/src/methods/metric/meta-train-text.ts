@@ -3,62 +3,23 @@ import { type HostTensor, hostTensor, type Named } from '@fewtune/engine';
 import type { Encoder } from '@fewtune/models';
 import type { EpisodeSource } from '../../data/meta-dataset.js';
 import { createRandom } from '../../data/random.js';
-import { FewtuneError } from '../../errors.js';
 import { type Run, startRun } from '../../run.js';
 import { adaptEncoder, type LoraAdapter } from '../peft/adapter.js';
 import { contrastiveStage, type StageState } from '../peft/contrastive-stage.js';
-import { initLora, type LoraOptions, loraLinear, mergeLora } from '../peft/lora-layer.js';
+import { initLora, loraLinear, mergeLora } from '../peft/lora-layer.js';
 import { linearsMeant } from '../peft/targets.js';
 import { episodeAccuracy } from './episode-accuracy.js';
+import {
+  checkMetaText,
+  type MetaTextOptions,
+  type MetaTextSettings,
+  metaTextDefaults,
+  requirePairs,
+} from './meta-text-options.js';
 import { type Kept, type Look, readTextCheckpoint, writeTextCheckpoint } from './text-checkpoint.js';
-
-/** How a text encoder is meta-trained; see {@link metaTrainText} for what the defaults are and reach. */
-export interface MetaTextOptions extends Partial<LoraOptions> {
-  readonly steps?: number;
-  /** Peak rate of AdamW, after a tenth of the steps; it then falls to 0. */
-  readonly lr?: number;
-  /** Classes in a batch of about 72 sentences, and examples of each; `auto` fills it. */
-  readonly classesPerBatch?: number;
-  readonly perClass?: number | 'auto';
-  /** τ of the contrastive loss. */
-  readonly temperature?: number;
-  /** Probability with which a token is left out, drawn anew for every batch. */
-  readonly tokenDropout?: number;
-  readonly weightDecay?: number;
-  /** Share of the trained update that is kept, 0 to 1; `auto`: what the validation classes choose, without them a half. */
-  readonly interpolation?: number | 'auto';
-  /** Classes that are not trained on: their episodes choose what is kept, and when to stop. */
-  readonly validation?: EpisodeSource;
-  /** Steps between two looks at the validation classes; at the end only when left out. */
-  readonly validateEvery?: number;
-  /** Looks without a new best after which the run stops; never when left out. */
-  readonly patience?: number;
-  /** A safetensors file for the run's state, written every so many steps (a quarter of the run when left out) and on an interrupt. */
-  readonly checkpoint?: { readonly path: string; readonly every?: number };
-  /** A checkpoint of a run with the same options, data and encoder; the result is that of a run without a break. */
-  readonly resume?: string;
-  readonly seed?: number;
-  readonly threads?: number;
-  readonly signal?: AbortSignal;
-}
 
 /** Raised whenever the same options lead to other weights; part of the key under which trained weights are kept. */
 export const metaTextRecipe = 1;
-
-export const metaTextDefaults = {
-  rank: 8,
-  alpha: 16,
-  targets: 'all-linear',
-  steps: 120,
-  lr: 4e-4,
-  classesPerBatch: 32,
-  perClass: 'auto',
-  temperature: 0.05,
-  tokenDropout: 0.25,
-  weightDecay: 0.01,
-  interpolation: 'auto',
-  seed: 7,
-} as const satisfies MetaTextOptions;
 
 /** Shares that validation chooses from, and what is kept without it. */
 const SHARES = [0.25, 0.5, 0.75, 1];
@@ -112,14 +73,13 @@ export function metaTrainText(
   return startRun((emit) => trained(encoder, source, { ...metaTextDefaults, ...options }, emit));
 }
 
-type Settings = MetaTextOptions & Required<Pick<MetaTextOptions, keyof typeof metaTextDefaults>>;
-
 async function trained(
   encoder: Encoder,
   source: EpisodeSource,
-  settings: Settings,
+  settings: MetaTextSettings,
   emit: (event: MetaTextEvent) => void,
 ): Promise<MetaTextResult> {
+  checkMetaText(settings);
   requirePairs(source);
   const { rank, alpha, steps, signal, threads, checkpoint, validation } = settings;
   const frozen = Object.fromEntries(Object.entries(encoder.weights).filter(([name]) => !name.startsWith('pooler.')));
@@ -134,7 +94,9 @@ async function trained(
     ...encoder,
     weights: { ...encoder.weights, ...mergeLora(frozen, update, alpha / rank) },
   });
-  const look = (update: Named<HostTensor>) => episodeAccuracy(merged(update), validation!, { threads, signal });
+  // Half a round of looks could not be gone on from: with a checkpoint to be kept it is ended before the interrupt.
+  const look = (update: Named<HostTensor>) =>
+    episodeAccuracy(merged(update), validation!, { threads, ...(!checkpoint && { signal }) });
   const { interpolation } = settings;
   const shares = interpolation === 'auto' ? SHARES : [interpolation];
 
@@ -144,6 +106,10 @@ async function trained(
   const keepEvery = checkpoint?.every ?? Math.max(1, Math.ceil(steps / 4));
   const started = performance.now();
   let last = resumed?.step ?? 0;
+  const keep = async (step: number, state: StageState) => {
+    if (checkpoint)
+      await writeTextCheckpoint(checkpoint.path, identity, { step, kept, snapshot: await state.snapshot() });
+  };
 
   const onStep = async (step: number, metrics: { loss: number; lr: number }, state: StageState) => {
     last = step;
@@ -157,15 +123,13 @@ async function trained(
       const looks = [...kept.looks, one];
       kept = one.accuracy > best ? { step, share, params: found, looks } : { ...kept, looks };
     }
-    if (checkpoint) {
-      if (step % keepEvery === 0 || signal?.aborted) {
-        await writeTextCheckpoint(checkpoint.path, identity, { step, kept, snapshot: await state.snapshot() });
-      }
-    }
+    const sinceBest = new Set(kept.looks.flatMap((entry) => (entry.step > kept.step ? [entry.step] : []))).size;
+    const stop = looking && sinceBest >= (settings.patience ?? Number.POSITIVE_INFINITY);
+    // Where it stopped a resumed run would go on: it comes to the same end from an earlier step.
+    if (step % keepEvery === 0 && !stop) await keep(step, state);
     const elapsedMs = performance.now() - started;
     emit({ step, steps, ...metrics, elapsedMs, ...(accuracy === undefined ? {} : { validation: accuracy }) });
-    const sinceBest = new Set(kept.looks.flatMap((entry) => (entry.step > kept.step ? [entry.step] : []))).size;
-    return looking && sinceBest >= (settings.patience ?? Number.POSITIVE_INFINITY) ? 'stop' : undefined;
+    return stop ? 'stop' : undefined;
   };
 
   const end = await contrastiveStage(
@@ -175,7 +139,10 @@ async function trained(
     source.labels,
     encoder.tokenizer.padId,
     { ...settings, ...batchOf(settings, source), warmup: 0.1, clipNorm: 1 },
-    { random, threads, signal, onStep, ...(resumed && { from: { step: resumed.step, snapshot: resumed.snapshot } }) },
+    {
+      ...{ random, threads, signal, onStep, onInterrupt: keep },
+      ...(resumed && { from: { step: resumed.step, snapshot: resumed.snapshot } }),
+    },
   );
   if (!validation) {
     kept = { step: last, share: interpolation === 'auto' ? BLIND_SHARE : interpolation, params: end, looks: [] };
@@ -200,7 +167,7 @@ async function trained(
   };
 }
 
-function batchOf({ classesPerBatch, perClass }: Settings, { classes }: EpisodeSource) {
+function batchOf({ classesPerBatch, perClass }: MetaTextSettings, { classes }: EpisodeSource) {
   const width = Math.min(classesPerBatch, classes.length);
   return {
     classesPerBatch: width,
@@ -218,20 +185,8 @@ function scaled(params: Named<HostTensor>, share: number): Record<string, HostTe
   return Object.fromEntries(entries);
 }
 
-/** The loss compares classes, and examples of one class. */
-function requirePairs({ labels, classes }: EpisodeSource): void {
-  const counts = new Int32Array(classes.length);
-  for (const label of labels) counts[label]!++;
-  const able = counts.filter((count) => count >= 2).length;
-  if (able >= 2) return;
-  throw new FewtuneError(
-    'CLASS_SINGLE',
-    `meta-training needs at least two classes with two examples each; of ${classes.length} classes ${able} ${able === 1 ? 'has' : 'have'} them.`,
-  );
-}
-
 /** Everything that must be the same for a resumed run to be the run it goes on from. */
-function identityOf(encoder: Encoder, source: EpisodeSource, settings: Settings): Record<string, unknown> {
+function identityOf(encoder: Encoder, source: EpisodeSource, settings: MetaTextSettings): Record<string, unknown> {
   const { checkpoint, resume, signal, threads, validation, ...plain } = settings;
   const digest = (of: EpisodeSource | undefined) =>
     of === undefined

@@ -52,7 +52,24 @@ export function metricSettings(given: Partial<MetricSettings>, dim: number): Met
   const cosine = given.head === 'matching' || given.metric === 'cosine';
   const settings = { ...defaults, scale: cosine ? 10 : 1, learnScale: cosine, ...given };
   check(settings, dim);
+  checkUsed(given, settings);
   return settings;
+}
+
+/** What would have no effect is refused, so that nobody believes to have measured it. */
+function checkUsed(given: Partial<MetricSettings>, { head, metric, viewContrast, learnScale }: MetricSettings): void {
+  const unused: Partial<Record<keyof MetricSettings, string | false>> = {
+    metric: head !== 'prototype' && `it is of prototypes; a ${head} head compares in its own way`,
+    rank: (head !== 'prototype' || metric !== 'mahalanobis') && 'it is of the mahalanobis metric of prototypes',
+    relationHidden: head !== 'relation' && 'it is of a relation head',
+    scale: head === 'relation' && 'a relation head has none',
+    learnScale: head === 'relation' && learnScale && 'a relation head has no scale',
+    viewTemperature: viewContrast === 0 && 'it is of viewContrast, which is 0',
+  };
+  for (const [name, why] of Object.entries(unused)) {
+    if (!why || given[name as keyof MetricSettings] === undefined) continue;
+    throw new FewtuneError('OPTION_INVALID', `${name} would have no effect: ${why}. Leave it out.`);
+  }
 }
 
 function check(options: MetricSettings, dim: number): void {
@@ -77,7 +94,6 @@ function check(options: MetricSettings, dim: number): void {
   const { head, metric, attention, dimensionWeights, rank = dim } = options;
   // A row of the map beyond the embedding's numbers would start at 0, and have no gradient there.
   if (rank > dim) throw wrong(`rank is ${rank}; an embedding has ${dim} numbers, and the map at most as many rows.`);
-  // What would have no effect is refused, so that nobody believes to have measured it.
   if (attention && head !== 'prototype') throw wrong(`attention is of prototypes; a ${head} head has none to weigh.`);
   if (dimensionWeights && (head !== 'prototype' || metric === 'cosine')) {
     throw wrong('dimensionWeights are of distances to prototypes: head prototype, metric euclidean or mahalanobis.');

@@ -40,11 +40,27 @@ test('a run is not resumed over other frozen weights', async () => {
   expect((await resumed(0.1)).steps).toBe(2);
 });
 
+test('a run is not resumed without an option it was begun with, nor with one it was begun without', async () => {
+  const path = join(folder, 'options.safetensors');
+  const task = { x: { rows: waves(6, 3) }, support: Int32Array.of(0, 0, 1, 1), query: Int32Array.of(0, 1) };
+  await using begun = new MetricLearner({ model: over(0.1), clipNorm: 1 });
+  await begun.metaTrain([[task]], { checkpoint: { path } }).result;
+  await using plain = new MetricLearner({ model: over(0.1), decaySteps: 9 });
+  await expect(plain.metaTrain([[task]], { resume: path }).result).rejects.toThrow(
+    'is of a run with decaySteps none, not 9; clipNorm 1, not none',
+  );
+});
+
 test.each([
   [{ metric: 'mahalanobis', rank: 5 }, 'rank is 5; an embedding has 4 numbers'],
   [{ head: 'matching', attention: true }, 'attention is of prototypes; a matching head has none'],
   [{ head: 'relation', dimensionWeights: true }, 'dimensionWeights are of distances to prototypes'],
   [{ metric: 'cosine', dimensionWeights: true }, 'dimensionWeights are of distances to prototypes'],
+  [{ head: 'matching', metric: 'cosine' }, 'metric would have no effect: it is of prototypes'],
+  [{ rank: 2 }, 'rank would have no effect: it is of the mahalanobis metric'],
+  [{ relationHidden: 8 }, 'relationHidden would have no effect'],
+  [{ head: 'relation', scale: 2 }, 'scale would have no effect: a relation head has none'],
+  [{ viewTemperature: 0.1 }, 'viewTemperature would have no effect: it is of viewContrast, which is 0'],
 ] as const)('%j is refused', (options, message) => {
   expect(() => new MetricLearner({ model: over(0.1), ...options })).toThrow(message);
 });

@@ -13,7 +13,10 @@ import { choleskySolveRows, shrunkCholesky, withinClassCovariance } from './cova
 import { prototypeRow } from './prototype-row.js';
 
 const schema = z.strictObject({
-  /** `cosine`: plain cosine. `lda`: cosine in the space where classes spread equally in all directions. */
+  /**
+   * `cosine`: plain cosine. `lda`: cosine in the space where classes spread equally in all directions; wrong labels spoil
+   * the measure of that, unless `attention` leaves them out of it.
+   */
   metric: z.enum(['cosine', 'lda']).default('lda'),
   /** Share of the identity in the covariance of `lda`; 1 is plain cosine. `auto` chooses by cross-validation. */
   shrinkage: z.union([z.number().min(0).max(1), z.literal('auto')]).default('auto'),

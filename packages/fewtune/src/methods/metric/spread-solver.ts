@@ -1,5 +1,5 @@
 import { classMeans, type LabelledFeatures } from './class-means.js';
-import { choleskySolveRows, shrunkCholesky, withinClassCovariance } from './covariance.js';
+import { choleskySolveRows, hasSpread, shrunkCholesky, withinClassCovariance } from './covariance.js';
 
 /** Rows [n, hidden] → rows times the inverse of a symmetric matrix. */
 export type RowSolver = (rows: Float32Array) => Float64Array;
@@ -17,7 +17,9 @@ export function spreadSolver(data: LabelledFeatures, shrinkage: number): RowSolv
   const rows = labels.length;
   const freedom = Math.max(1, rows - new Set(labels).size);
   if (rows >= hidden) {
-    const lower = shrunkCholesky(withinClassCovariance(data), hidden, shrinkage);
+    const covariance = withinClassCovariance(data);
+    if (!hasSpread(covariance, hidden)) return (x) => Float64Array.from(x);
+    const lower = shrunkCholesky(covariance, hidden, shrinkage);
     return (x) => choleskySolveRows(lower, x, hidden);
   }
   const means = classMeans({ hidden, classes, features, labels }, false);

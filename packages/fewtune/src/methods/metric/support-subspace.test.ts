@@ -1,6 +1,7 @@
 import { expect, test } from 'vitest';
 import { createRandom } from '../../data/random.js';
 import { classDistances, unitRows } from '../../evaluation/distances.js';
+import { accuracy, argmaxRows } from '../../evaluation/metrics.js';
 import { headLogits } from '../linear/logistic.js';
 import { classMeans } from './class-means.js';
 import { choleskySolveRows, shrunkCholesky, withinClassCovariance } from './covariance.js';
@@ -91,4 +92,29 @@ test('means that coincide, or lie on a line, give as many directions as there ar
   expect(supportSubspace(line).rank).toBe(1);
   const one = { ...line, features: new Float32Array(9).fill(1) };
   expect(supportSubspace(one).rank).toBe(0);
+});
+
+test('with a single row in every class nothing is whitened; a shrinkage out of range is refused', () => {
+  const single = cloud(1, 1, 4);
+  expect([...supportSubspace(single).map]).toEqual([...supportSubspace(single, 1).map]);
+  for (const shrinkage of [0, 1.5, Number.NaN]) {
+    expect(() => supportSubspace(support, shrinkage)).toThrow(`above 0 to 1, not ${shrinkage}`);
+    expect(() => subspacePrototypeHead(support, shrinkage)).toThrow(`above 0 to 1, not ${shrinkage}`);
+  }
+});
+
+test('one wrong label in five costs it more than the class means alone: it believes labels', () => {
+  let [whitened, plain] = [0, 0];
+  for (let seed = 0; seed < 30; seed++) {
+    const shown = cloud(5, seed, 100 + seed);
+    const labels = shown.labels.map((label, i) => (i % 5 === 0 ? (label + 1) % classes : label));
+    const asked = cloud(20, seed, 200 + seed);
+    const right = (shrinkage: number) => {
+      const head = subspacePrototypeHead({ ...shown, labels }, shrinkage);
+      return accuracy(argmaxRows(headLogits(head, asked.features), classes), asked.labels) / 30;
+    };
+    whitened += right(0.2);
+    plain += right(1);
+  }
+  expect(whitened).toBeLessThan(plain);
 });

@@ -1,6 +1,7 @@
+import { FewtuneError } from '../../errors.js';
 import type { LinearHead } from '../linear/logistic.js';
 import { classMeans, type LabelledFeatures } from './class-means.js';
-import { shrunkCholesky, withinClassCovariance } from './covariance.js';
+import { hasSpread, shrunkCholesky, solveLower, solveUpper, withinClassCovariance } from './covariance.js';
 
 /** Coordinates in which the classes of one support set differ, classes − 1 of them at most. */
 export interface SupportSubspace {
@@ -24,17 +25,25 @@ const TINY = 1e-6;
  * projection, as ‖x − m‖² loses a term that is the same for every class; what goes is variation that tells no class of
  * this episode from another.
  *
- * @param support every class with a row
- * @param shrinkage 1 leaves the whitening out, and with few rows it should be near 1
+ * Every label is believed: a wrong one makes the spread point from class to class, and whitening then hides what tells
+ * them apart. For labels that may be wrong there is `attentionPrototypeHead`, or `shrinkage` 1.
+ *
+ * @param support every class with a row; with a single row in every class there is no spread, and nothing is whitened
+ * @param shrinkage above 0 to 1; 1 leaves the whitening out, and with few rows it should be near 1
+ * @throws FewtuneError OPTION_INVALID for a shrinkage outside that
  */
 export function supportSubspace(support: LabelledFeatures, shrinkage = SHRINKAGE): SupportSubspace {
+  if (!(shrinkage > 0 && shrinkage <= 1)) {
+    throw new FewtuneError('OPTION_INVALID', `shrinkage is above 0 to 1, not ${shrinkage}`);
+  }
   const { hidden, classes } = support;
   const means = classMeans(support, false);
   const centre = new Float64Array(hidden);
   means.forEach((value, i) => {
     centre[i % hidden]! += value / classes;
   });
-  const lower = shrinkage < 1 ? shrunkCholesky(withinClassCovariance(support), hidden, shrinkage) : undefined;
+  const covariance = shrinkage < 1 ? withinClassCovariance(support) : undefined;
+  const lower = covariance && hasSpread(covariance, hidden) ? shrunkCholesky(covariance, hidden, shrinkage) : undefined;
   const directions: Float64Array[] = [];
   for (let c = 0; c < classes; c++) {
     const direction = Float64Array.from({ length: hidden }, (_, j) => means[c * hidden + j]! - centre[j]!);
@@ -76,7 +85,9 @@ export function intoSubspace({ hidden, centre, map, rank }: SupportSubspace, fea
 /**
  * The nearest class mean by Euclidean distance in the support's subspace: score_c(x) = −‖z − p_c‖² + ‖z‖², z the
  * coordinates of x. Linear in x, so it is a head like any other. With `shrinkage` 1 it is the prototype of Snell et al. 2017
- * (equation 8, arXiv:1703.05175).
+ * (equation 8, arXiv:1703.05175). Labels are believed, as {@link supportSubspace} says.
+ *
+ * @throws FewtuneError OPTION_INVALID for a shrinkage that is not above 0 to 1
  */
 export function subspacePrototypeHead(support: LabelledFeatures, shrinkage = SHRINKAGE): LinearHead {
   const { hidden, classes } = support;
@@ -96,25 +107,6 @@ export function subspacePrototypeHead(support: LabelledFeatures, shrinkage = SHR
     }
   }
   return { weight, bias };
-}
-
-/** b ← L⁻¹ b, L lower triangular [n, n]. */
-function solveLower(lower: Float64Array, b: Float64Array): void {
-  const n = b.length;
-  for (let i = 0; i < n; i++) {
-    let sum = b[i]!;
-    for (let k = 0; k < i; k++) sum -= lower[i * n + k]! * b[k]!;
-    b[i] = sum / lower[i * n + i]!;
-  }
-}
-
-/** b ← L⁻ᵀ b. */
-function solveUpper(lower: Float64Array, b: Float64Array): void {
-  const n = b.length;
-  for (let i = n - 1; i >= 0; i--) {
-    b[i]! /= lower[i * n + i]!;
-    for (let k = 0; k < i; k++) b[k]! -= lower[i * n + k]! * b[i]!;
-  }
 }
 
 const norm = (values: Float64Array) => Math.sqrt(values.reduce((sum, value) => sum + value * value, 0));

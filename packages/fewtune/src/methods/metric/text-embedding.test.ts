@@ -2,10 +2,10 @@ import { type Encoder, loadEncoder, SentenceEmbedder } from '@fewtune/models';
 import { beforeAll, expect, test } from 'vitest';
 import { tinyCheckpoint } from '../../../../models/src/tiny-checkpoint.fixture.js';
 import { episodeSampler } from '../../data/episodes.js';
-import type { EpisodeSource } from '../../data/meta-dataset.js';
 import { createRandom } from '../../data/random.js';
 import { unitRows } from '../../evaluation/distances.js';
 import { episodeAccuracy } from './episode-accuracy.js';
+import { letters, train, unseen } from './letters.fixture.js';
 import { MetricLearner } from './metric-learner.js';
 import { textEmbedding } from './text-embedding.js';
 
@@ -13,17 +13,6 @@ let encoder: Encoder;
 beforeAll(async () => {
   encoder = await loadEncoder(await tinyCheckpoint('bert'));
 });
-
-/** Sentences of a class hold its two letters among letters that say nothing: always a to e. */
-function letters(marks: readonly string[], each: number, seed: number): EpisodeSource {
-  const random = createRandom(seed);
-  const labels = Int32Array.from({ length: marks.length * each }, (_, row) => Math.floor(row / each));
-  const texts = [...labels].map((label) => {
-    const filler = Array.from({ length: 4 }, () => 'abcde'[random.int(5)]!);
-    return random.shuffle([...marks[label]!, ...filler]).join(' ');
-  });
-  return { texts, labels, classes: marks };
-}
 
 test('at the start embeddings are the encoder’s, and learned ones are those of the merged encoder', async () => {
   const model = textEmbedding({ encoder, rank: 2 });
@@ -51,8 +40,6 @@ test('at the start embeddings are the encoder’s, and learned ones are those of
 });
 
 test('prototypical networks with a contrast of two views tell unseen classes apart', async () => {
-  const train = letters(['fg', 'hi', 'jk', 'lm', 'no', 'pq', 'rs', 'fh', 'gi', 'jl', 'km', 'np'], 12, 1);
-  const unseen = letters(['oq', 'pr', 'qs', 'fi', 'gh', 'jm'], 20, 2);
   const model = textEmbedding({ encoder });
   const shape = { ways: 8, shots: 3, queries: 3 };
   const sampler = episodeSampler({ labels: train.labels, shape, seed: 1 });

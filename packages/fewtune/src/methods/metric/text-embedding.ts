@@ -36,7 +36,7 @@ export interface TextEmbedding extends EmbeddingModel {
  * A pretrained text encoder of which metric learning sees the LoRA weights, the rest frozen: `rank` 8, `alpha` 16, every
  * linear layer when left out. Embeddings [rows, hidden] are pooled and of any length; the cosine metric normalises.
  *
- * @throws FewtuneError OPTION_INVALID when `targets` names no linear layer
+ * @throws FewtuneError OPTION_INVALID when a name of `targets` is that of no linear layer
  * @example
  * const model = textEmbedding({ encoder: await loadEncoder() });
  * await using learner = new MetricLearner({ model, metric: 'cosine', lr: 5e-4 });

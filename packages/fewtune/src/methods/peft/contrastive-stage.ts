@@ -44,6 +44,8 @@ export interface StageContext {
   readonly signal?: AbortSignal;
   /** The next step waits for it; `stop` makes this one the last. */
   onStep?(step: number, metrics: { loss: number; lr: number }, state: StageState): unknown;
+  /** The signal was heard between two steps, `done` of them taken: a last look before the stage ends by INTERRUPTED. */
+  onInterrupt?(done: number, state: StageState): unknown;
   /** What a run with the same seed had after `step` steps: its result is this one's, to the bit. */
   readonly from?: { readonly step: number; readonly snapshot: Named<HostTensor> };
 }
@@ -101,6 +103,7 @@ export async function contrastiveStage(
     );
     if (context.from) await step.restore(context.from.snapshot);
     for (let i = 0; i < steps; i++) {
+      if (context.signal?.aborted) await context.onInterrupt?.(Math.max(i, context.from?.step ?? 0), step);
       throwIfAborted(context.signal);
       const rows = batches.next().value as number[];
       const sentences = rows.map((row) => dropTokens(ids[row]!, options.tokenDropout, context.random));

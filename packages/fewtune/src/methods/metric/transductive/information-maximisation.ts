@@ -1,6 +1,7 @@
 import { affineRows } from '../../../artifact/affine-rows.js';
 import { FewtuneError } from '../../../errors.js';
 import { softmaxRows } from '../../../evaluation/calibration.js';
+import { checkCount } from '../../checks.js';
 import { lbfgs } from '../../optimise/lbfgs.js';
 import { classMeans, type LabelledFeatures } from '../class-means.js';
 import { type BatchAnswer, queryBalance } from './query-balance.js';
@@ -51,6 +52,12 @@ export async function informationMaximisation(
   const { hidden, classes } = support;
   const { sharpness, iterations, signal } = settings;
   requirePositive('sharpness', sharpness);
+  checkCount('iterations', iterations, 0);
+  for (const name of ['supportWeight', 'conditionalWeight'] as const) {
+    const value = settings[name];
+    if (value >= 0 && value < Number.POSITIVE_INFINITY) continue;
+    throw new FewtuneError('OPTION_INVALID', `${name} is 0 or more, not ${value}`);
+  }
   const means = classMeans(support, false);
   const inductive = prototypeProbabilities(means, queries, hidden, sharpness);
   const { marginal, warnings } = queryBalance(inductive, classes);

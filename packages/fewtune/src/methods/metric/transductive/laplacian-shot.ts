@@ -1,5 +1,6 @@
 import { FewtuneError } from '../../../errors.js';
 import { softmaxRows } from '../../../evaluation/calibration.js';
+import { checkCount } from '../../checks.js';
 import { classMeans, type LabelledFeatures } from '../class-means.js';
 import { gramRows } from '../spread-solver.js';
 import { type BatchAnswer, queryBalance } from './query-balance.js';
@@ -39,10 +40,10 @@ export function laplacianShot(
 ): BatchAnswer {
   const { sharpness, smoothness, neighbours, iterations } = { ...laplacianShotDefaults, ...options };
   requirePositive('sharpness', sharpness);
-  if (!(smoothness >= 0)) throw new FewtuneError('OPTION_INVALID', `smoothness is 0 or more, not ${smoothness}`);
-  if (!(Number.isSafeInteger(neighbours) && neighbours >= 0)) {
-    throw new FewtuneError('OPTION_INVALID', `neighbours is a whole number from 0, not ${neighbours}`);
-  }
+  if (!(smoothness >= 0 && smoothness < Number.POSITIVE_INFINITY))
+    throw new FewtuneError('OPTION_INVALID', `smoothness is 0 or more, not ${smoothness}`);
+  checkCount('neighbours', neighbours, 0);
+  checkCount('iterations', iterations, 0);
   const { hidden, classes } = support;
   const graph = neighbourGraph(queries, hidden, neighbours);
   const inductive = prototypeProbabilities(classMeans(support, false), queries, hidden, sharpness);

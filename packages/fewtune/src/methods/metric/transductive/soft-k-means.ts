@@ -1,5 +1,6 @@
 import { FewtuneError } from '../../../errors.js';
 import { softmaxRows } from '../../../evaluation/calibration.js';
+import { checkCount } from '../../checks.js';
 import { headLogits } from '../../linear/logistic.js';
 import { classMeans, type LabelledFeatures } from '../class-means.js';
 import { type BatchAnswer, queryBalance } from './query-balance.js';
@@ -29,6 +30,7 @@ export function softKMeans(
 ): BatchAnswer {
   const { sharpness, iterations } = { ...softKMeansDefaults, ...options };
   requirePositive('sharpness', sharpness);
+  checkCount('iterations', iterations, 0);
   const { hidden, classes, labels } = support;
   const means = classMeans(support, false);
   const sizes = new Float64Array(classes);

@@ -192,6 +192,11 @@ test('says which option is out of range', async () => {
   const { support, queries } = batch(1, [2, 2]);
   expect(() => softKMeans(support, queries.features, { sharpness: 0 })).toThrow(/above 0, not 0/);
   expect(() => laplacianShot(support, queries.features, { smoothness: -1 })).toThrow(/0 or more, not -1/);
-  expect(() => laplacianShot(support, queries.features, { neighbours: -1 })).toThrow(/whole number from 0, not -1/);
+  expect(() => laplacianShot(support, queries.features, { neighbours: -1 })).toThrow(
+    /neighbours is -1; it must be a whole/,
+  );
+  expect(() => softKMeans(support, queries.features, { iterations: 0.5 })).toThrow(/iterations is 0.5/);
+  const weighed = informationMaximisation(support, queries.features, { supportWeight: Number.NaN });
+  await expect(weighed).rejects.toThrow(/supportWeight is 0 or more, not NaN/);
   await expect(informationMaximisation(support, queries.features, { prior: [0.5, 0.6] })).rejects.toThrow(/sum to 1/);
 });
