@@ -23,6 +23,7 @@ import { type Row, row } from '../lib/report.js';
 import { mean, studentInterval } from '../lib/statistics.js';
 import { type Labelled, readLabelled } from '../lib/table-file.js';
 import { batchRows } from './fewshot/batch-queries.js';
+import { SHOTS, share } from './fewshot/feature-tasks.js';
 import { headRows } from './fewshot/heads.js';
 import { textMamlRows } from './fewshot/text-maml.js';
 import { type MetaSource, textMetaRows } from './fewshot/text-meta.js';
@@ -37,14 +38,13 @@ interface Source {
 }
 
 interface Task {
-  readonly ways: number;
+  readonly classes: number;
   readonly support: readonly string[];
   readonly labels: Int32Array;
   readonly query: readonly string[];
   readonly answers: Int32Array;
 }
 
-const SHOTS = 5;
 const QUERIES = 5;
 const plain = 'plain prototype';
 
@@ -119,20 +119,12 @@ function taskOf({ texts }: EpisodeSource, { classes, support, query }: Episode):
   const ways = classes.length;
   const shown = (rows: Int32Array) => Array.from(rows, (row) => texts[row]!);
   return {
-    ways,
+    classes: ways,
     support: shown(support),
     labels: wayLabels(ways, SHOTS),
     query: shown(query),
     answers: wayLabels(ways, QUERIES),
   };
-}
-
-function share(logits: Float32Array, { ways, answers }: Task): number {
-  const hits = answers.filter((answer, i) => {
-    const scores = logits.subarray(i * ways, (i + 1) * ways);
-    return scores.indexOf(Math.max(...scores)) === answer;
-  });
-  return hits.length / answers.length;
 }
 
 interface Scores {
@@ -163,25 +155,25 @@ async function measured(
   }
   const title = `${source.name} ${ways}-way ${SHOTS}-shot`;
   const folds = source.folds.length;
-  const line = (method: string, target: string | null = null): Row => {
-    const values = scores.flatMap((entry) => (method in entry ? [100 * entry[method]!] : []));
+  const line = (method: string): Row => {
+    const values = scores.flatMap((entry) => (method in entry ? [entry[method]!] : []));
     const { mean: centre, low, high } = studentInterval(values);
     const note = `95 % interval ${low.toFixed(2)} to ${high.toFixed(2)}, ${values.length} episodes of ${folds} folds`;
-    return row({ what: `${title}: ${method}`, ours: centre, unit: '%', target, note });
+    return row({ what: `${title}: ${method}`, ours: centre, unit: '%', target: null, note });
   };
   return [line('TF-IDF'), line('frozen encoder, logistic regression'), line(plain)];
 }
 
 async function prototypeScores(task: Task, features: CachedFeatures): Promise<Scores> {
   const shown = await features.features(task.support);
-  const support = { hidden: features.hidden, classes: task.ways, features: shown, labels: task.labels };
+  const support = { hidden: features.hidden, classes: task.classes, features: shown, labels: task.labels };
   return { [plain]: share(headLogits(prototypeHead(support, 1), await features.features(task.query)), task) };
 }
 
 /** TF-IDF, and logistic regression on the frozen encoder with C = 10; label names are not looked at. */
 async function floorScores(task: Task, encoder: Encoder, features: CachedFeatures): Promise<Scores> {
   const context: FitContext = { encoder: async () => encoder, features: async () => features, seed: 7, threads: 1 };
-  const classes = Array.from({ length: task.ways }, (_, way) => String(way));
+  const classes = Array.from({ length: task.classes }, (_, way) => String(way));
   const data = { texts: task.support, labels: task.labels, classes };
   const words = await methods.tfidf.fit(data, methods.tfidf.defaults, context);
   const frozen = await methods.linear.fit(data, { C: 10, labelNames: false }, context);

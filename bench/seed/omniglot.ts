@@ -14,7 +14,7 @@ export const omniglotParts: readonly string[] = parts.map(({ name }) => name);
 /** Few-shot learning on images: Omniglot as the repository brendenlake/omniglot has it in its minimal sets. */
 export const omniglot: Benchmark = {
   name: 'omniglot',
-  about: 'few-shot learning of characters beside learn2learn and easyfsl, Lake’s one-shot runs, distances, speed',
+  about: 'few-shot learning of characters beside learn2learn and easyfsl, Lake’s one-shot runs, distances',
   async run(options) {
     const unknown = options.only?.find((name) => !omniglotParts.includes(name));
     if (unknown !== undefined) {

@@ -7,6 +7,7 @@ import {
   episodeSampler,
   headLogits,
   type LinearHead,
+  labelText,
   type MetaDataset,
   metaTrainMaml,
   prototypeHead,
@@ -17,6 +18,7 @@ import {
 import { say } from '../../lib/bench.js';
 import { type Row, row } from '../../lib/report.js';
 import { studentInterval } from '../../lib/statistics.js';
+import { share } from './feature-tasks.js';
 import { mamlAdapter, metaTrained } from './meta-trained.js';
 
 const [SHOTS, QUERIES] = [5, 5];
@@ -46,13 +48,13 @@ export async function textMamlRows(
     const shape = { ways: ways!, shots: SHOTS, queries: QUERIES };
     const sampler = episodeSampler({ labels: test.labels, classNames: test.classes, shape, seed: 1 });
     const scores: { maml: number; plain: number; improved: number }[] = [];
-    for (const { support, query } of sampler.episodes(episodes)) {
+    for (const { classes: drawn, support, query } of sampler.episodes(episodes)) {
       const shown = (of: Int32Array) => Array.from(of, (at) => test.texts[at]!);
       const labels = wayLabels(ways!, SHOTS);
       const classes = Array.from({ length: ways! }, (_, way) => String(way));
       const answers = wayLabels(ways!, QUERIES);
       const fitted = await adaptText(start, { texts: shown(support), labels, classes });
-      const maml = share(await fitted.logits(shown(query)), ways!, answers);
+      const maml = share(await fitted.logits(shown(query)), { classes: ways!, answers });
       await fitted.dispose?.();
       const own = {
         hidden: features.hidden,
@@ -60,18 +62,19 @@ export async function textMamlRows(
         labels,
         features: await features.features(shown(support)),
       };
+      const names = await features.features(Array.from(drawn, (c) => labelText(test.classes[c]!)));
       const asked = await features.features(shown(query));
-      const of = (head: LinearHead) => share(headLogits(head, asked), ways!, answers);
-      scores.push({ maml, plain: of(prototypeHead(own, 1)), improved: of(attentionPrototypeHead(own)) });
+      const of = (head: LinearHead) => share(headLogits(head, asked), { classes: ways!, answers });
+      scores.push({ maml, plain: of(prototypeHead(own, 1)), improved: of(attentionPrototypeHead({ ...own, names })) });
     }
     const title = `${name} ${ways}-way ${SHOTS}-shot`;
     const figure = (values: readonly number[]) => {
       const { mean, low, high } = studentInterval(values);
       return { mean, high, note: `95 % interval ${low.toFixed(2)} to ${high.toFixed(2)}, ${values.length} episodes` };
     };
-    const maml = figure(scores.map((entry) => 100 * entry.maml));
-    const [plain, improved] = (['plain', 'improved'] as const).map((of) => figure(scores.map((e) => 100 * e[of])));
-    const lost = figure(scores.map((entry) => 100 * (entry.improved - entry.maml)));
+    const maml = figure(scores.map((entry) => entry.maml));
+    const [plain, improved] = (['plain', 'improved'] as const).map((of) => figure(scores.map((e) => e[of])));
+    const lost = figure(scores.map((entry) => entry.improved - entry.maml));
     const what = `${title}: MAML on LoRA weights`;
     const others = { unit: '%', target: null } as const;
     rows.push(
@@ -104,12 +107,4 @@ async function mamlStart(
   }
   const { weights } = await mamlAdapter(encoder, train, validation, name);
   return { encoder, params: weights, settings: textMamlSettings };
-}
-
-function share(logits: Float32Array, ways: number, answers: Int32Array): number {
-  const hits = answers.filter((answer, i) => {
-    const scores = logits.subarray(i * ways, (i + 1) * ways);
-    return scores.indexOf(Math.max(...scores)) === answer;
-  });
-  return hits.length / answers.length;
 }

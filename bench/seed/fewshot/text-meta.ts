@@ -20,6 +20,7 @@ import {
 import { say } from '../../lib/bench.js';
 import { type Row, row } from '../../lib/report.js';
 import { mean, studentInterval } from '../../lib/statistics.js';
+import { SHOTS, share } from './feature-tasks.js';
 import { metaTrained, prototypical } from './meta-trained.js';
 
 /** The class folds of a data set, the shapes measured on them, and what is asked of the meta-trained encoder. */
@@ -38,7 +39,7 @@ export interface EpisodeFigures {
   readonly gain?: string;
 }
 
-const [SHOTS, QUERIES] = [5, 5];
+const QUERIES = 5;
 const frozenPlain = 'frozen encoder, plain prototype';
 const metaPlain = 'meta-trained, plain prototype';
 const metaSubspace = 'meta-trained, prototype in the support’s subspace';
@@ -123,22 +124,16 @@ function scoresOf({ frozen, tuned, episodic }: FoldFeatures, { classes, support,
   const labels = wayLabels(ways, SHOTS);
   const answers = wayLabels(ways, QUERIES);
   const shown = (of: Embedded) => ({ hidden: of.hidden, classes: ways, labels, features: pick(of, support) });
-  const share = (of: Embedded, headOf: (support: ReturnType<typeof shown>) => LinearHead): number => {
-    const logits = headLogits(headOf(shown(of)), pick(of, query));
-    const hits = answers.filter((answer, i) => {
-      const scores = logits.subarray(i * ways, (i + 1) * ways);
-      return scores.indexOf(Math.max(...scores)) === answer;
-    });
-    return hits.length / answers.length;
-  };
+  const accuracy = (of: Embedded, headOf: (support: ReturnType<typeof shown>) => LinearHead): number =>
+    share(headLogits(headOf(shown(of)), pick(of, query)), { classes: ways, answers });
   const names = pick({ ...tuned, features: tuned.names }, classes);
   return {
-    [frozenPlain]: share(frozen, (data) => prototypeHead(data, 1)),
-    [metaPlain]: share(tuned, (data) => prototypeHead(data, 1)),
-    [metaSubspace]: share(tuned, (data) => subspacePrototypeHead(data)),
-    [metaImproved]: share(tuned, (data) => attentionPrototypeHead({ ...data, names })),
-    [metaTrusting]: share(tuned, (data) => attentionPrototypeHead({ ...data, names }, { attention: 'none' })),
-    ...(episodic && { [episodicPlain]: share(episodic, (data) => prototypeHead(data, 1)) }),
+    [frozenPlain]: accuracy(frozen, (data) => prototypeHead(data, 1)),
+    [metaPlain]: accuracy(tuned, (data) => prototypeHead(data, 1)),
+    [metaSubspace]: accuracy(tuned, (data) => subspacePrototypeHead(data)),
+    [metaImproved]: accuracy(tuned, (data) => attentionPrototypeHead({ ...data, names })),
+    [metaTrusting]: accuracy(tuned, (data) => attentionPrototypeHead({ ...data, names }, { attention: 'none' })),
+    ...(episodic && { [episodicPlain]: accuracy(episodic, (data) => prototypeHead(data, 1)) }),
   };
 }
 
@@ -154,16 +149,16 @@ function accuracyRows(name: string, folds: readonly FoldFeatures[], shape: Episo
   const title = `${name} ${ways}-way ${SHOTS}-shot`;
   const line = (method: string, wanted: string | null): Row => {
     const found = scores.filter((fold) => method in fold[0]!);
-    const values = found.flat().map((entry) => 100 * entry[method]!);
+    const values = found.flat().map((entry) => entry[method]!);
     const { mean: centre, low, high } = studentInterval(values);
-    const each = found.map((fold) => (100 * mean(fold.map((entry) => entry[method]!))).toFixed(1)).join(', ');
+    const each = found.map((fold) => mean(fold.map((entry) => entry[method]!)).toFixed(1)).join(', ');
     const note = `95 % interval ${low.toFixed(2)} to ${high.toFixed(2)}, ${values.length} episodes; folds ${each}`;
     return row({ what: `${title}: ${method}`, ours: centre, unit: '%', target: wanted, note });
   };
   const paired = (method: string, base: string, targets: { gain?: string | null; low?: string } = {}): Row[] => {
     const both = all.filter((entry) => base in entry);
     if (both.length === 0) return [];
-    const differences = both.map((entry) => 100 * (entry[method]! - entry[base]!));
+    const differences = both.map((entry) => entry[method]! - entry[base]!);
     const { mean: centre, low, high } = studentInterval(differences);
     const note = `mean ${centre.toFixed(2)}, 95 % interval ${low.toFixed(2)} to ${high.toFixed(2)}, ${both.length} episodes`;
     const what = `${title}: ${method} − ${base}, paired`;

@@ -27,7 +27,7 @@ export const methods: Part = {
   },
 };
 
-export const peerArguments = (arm: Arm, { file }: Setting): string[] => [
+const peerArguments = (arm: Arm, { file }: Setting): string[] => [
   '--file',
   file,
   '--threads',
@@ -37,7 +37,7 @@ export const peerArguments = (arm: Arm, { file }: Setting): string[] => [
 ];
 
 /** What an earlier run with the same settings found, with `--resume`; else measured, and kept. */
-export async function kept(
+async function kept(
   name: string,
   given: { arm: Arm; setting: Setting },
   { resume, quick }: Pick<PartContext, 'resume' | 'quick'>,

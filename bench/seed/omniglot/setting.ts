@@ -32,11 +32,16 @@ export const network = (head: boolean) => conv4({ variant: 'stride-2', ...(head 
  * Trained on the alphabets of "small 1", each turned character a class (544 classes); tested upright on the alphabets
  * that are in "small 2" alone (106 classes).
  */
-export async function omniglotSetting(quick: boolean, steps = quick ? 10 : 600): Promise<Setting> {
+export async function omniglotImages(): Promise<Pick<Setting, 'train' | 'test'>> {
   const all = await characters28();
-  const train = rotationClasses(ofAlphabets(all, backgroundSets[1]));
   const unseen = backgroundSets[2].filter((name) => !(backgroundSets[1] as readonly string[]).includes(name));
-  const test = ofAlphabets(all, unseen);
+  return { train: rotationClasses(ofAlphabets(all, backgroundSets[1])), test: ofAlphabets(all, unseen) };
+}
+
+/** The same with episodes and start weights, also as a file for the peers. */
+export async function omniglotSetting(quick: boolean): Promise<Setting> {
+  const steps = quick ? 10 : 600;
+  const { train, test } = await omniglotImages();
   const draw = ({ labels, classes }: ImageSet, queries: number, seed: number, count: number) => [
     ...episodeSampler({ labels, classNames: classes, shape: { ways, shots, queries }, seed }).episodes(count),
   ];
