@@ -6,7 +6,7 @@ import { markdown, type Report, table } from './lib/report.js';
 import { banking77 } from './seed/banking77.js';
 import { encoder } from './seed/encoder.js';
 import { engine, engineParts } from './seed/engine.js';
-import { fewshot } from './seed/fewshot.js';
+import { fewshot, fewshotParts } from './seed/fewshot.js';
 import { fewshotProduct } from './seed/fewshot-product.js';
 import { fewshotSpeed } from './seed/fewshot-speed.js';
 import { memory } from './seed/memory.js';
@@ -35,6 +35,7 @@ ${benchmarks.map(({ name, about }) => `  ${name.padEnd(16)}${about}`).join('\n')
   --resume          reuse finished parts from bench/results
   --no-peers        without the Python peers; --full-peers: those that take half an hour too
   --only a,b        parts of engine: ${engineParts.join(', ')}
+                    parts of fewshot: ${fewshotParts.join(', ')}
                     parts of omniglot: ${omniglotParts.join(', ')}
   --methods a,b     --shots 5,10     --draws n     parts of banking77
 `;

@@ -18,7 +18,7 @@ import {
 } from 'fewtune';
 import type { Benchmark } from '../lib/bench.js';
 import { say } from '../lib/bench.js';
-import { dataFile } from '../lib/paths.js';
+import { dataFile, Unavailable } from '../lib/paths.js';
 import { type Row, row } from '../lib/report.js';
 import { mean, studentInterval } from '../lib/statistics.js';
 import { type Labelled, readLabelled } from '../lib/table-file.js';
@@ -48,6 +48,8 @@ interface Task {
 const QUERIES = 5;
 const plain = 'plain prototype';
 
+export const fewshotParts: readonly string[] = ['floors', 'heads', 'batches', 'meta', 'maml'];
+
 /**
  * Few-shot episodes of classes unseen in training, on the frozen encoder: the floors that meta-learning has to beat
  * (word counts, logistic regression, the plain prototype), other heads on the same features, and the meta-trained
@@ -59,18 +61,24 @@ export const fewshot: Benchmark = {
   async run({ quick, only }) {
     const encoder = await loadEncoder();
     await using features = new CachedFeatures(encoder, quick ? { cache: false } : {});
+    const unknown = only?.find((name) => !fewshotParts.includes(name));
+    if (unknown !== undefined) {
+      throw new Unavailable(`fewshot has no part "${unknown}"; it has ${fewshotParts.join(', ')}`);
+    }
+    const wants = (part: string) => only?.includes(part) ?? true;
     const rows: Row[] = [];
-    for (const source of only?.includes('frozen') === false ? [] : sources(quick)) {
-      for (const ways of source.ways) rows.push(...(await measured(source, ways, quick, encoder, features)));
-      if (!quick) rows.push(...(await distances(source, features)));
+    for (const source of sources(quick)) {
       const { name, datasets: folds } = source;
       const shapes = { name, folds, ways: quick ? [5] : headWays[name]! };
-      rows.push(...(await headRows(shapes, features, quick)));
-      rows.push(...(await batchRows(shapes, features, quick)));
+      if (wants('floors')) {
+        for (const ways of source.ways) rows.push(...(await measured(source, ways, quick, encoder, features)));
+        if (!quick) rows.push(...(await distances(source, features)));
+      }
+      if (wants('heads')) rows.push(...(await headRows(shapes, features, quick)));
+      if (wants('batches')) rows.push(...(await batchRows(shapes, features, quick)));
     }
-    if (only?.includes('meta') !== false)
-      rows.push(...(await textMetaRows(sources(quick).map(metaSource), encoder, quick)));
-    if (only?.includes('maml') !== false) {
+    if (wants('meta')) rows.push(...(await textMetaRows(sources(quick).map(metaSource), encoder, quick)));
+    if (wants('maml')) {
       const [{ name, datasets }] = sources(quick) as [Source];
       rows.push(...(await textMamlRows(`${name}, fold 1`, datasets[0]!, encoder, quick)));
     }
