@@ -1,7 +1,5 @@
-import { existsSync, readFileSync, writeFileSync } from 'node:fs';
-import path from 'node:path';
 import { say } from '../../lib/bench.js';
-import { resultsFolder } from '../../lib/paths.js';
+import { kept } from '../../lib/kept.js';
 import { noPeers, runPeer } from '../../lib/peers.js';
 import { type Row, row } from '../../lib/report.js';
 import { mean, studentInterval } from '../../lib/statistics.js';
@@ -17,10 +15,10 @@ export const methods: Part = {
     const setting = await omniglotSetting(context.quick);
     const results = new Map<string, ArmResult>();
     for (const arm of arms) {
-      results.set(arm.name, await kept(arm.name, { arm, setting }, context, () => runArm(arm, setting, 1)));
+      results.set(arm.name, await keptArm(arm.name, arm, setting, context, () => runArm(arm, setting, 1)));
       if (context.python && arm.name !== 'MAML++') {
         const peer = () => runPeer<ArmResult>(context.python!, 'torch_fewshot.py', peerArguments(arm, setting));
-        results.set(arm.peer, await kept(arm.peer, { arm, setting }, context, peer));
+        results.set(arm.peer, await keptArm(arm.peer, arm, setting, context, peer));
       }
     }
     return [...arms.flatMap((arm) => armRows(arm, setting, results)), ...orderRows(results)];
@@ -36,27 +34,15 @@ const peerArguments = (arm: Arm, { file }: Setting): string[] => [
   JSON.stringify({ ...arm, tasksPerStep }),
 ];
 
-/** What an earlier run with the same settings found, with `--resume`; else measured, and kept. */
-async function kept(
-  name: string,
-  given: { arm: Arm; setting: Setting },
-  { resume, quick }: Pick<PartContext, 'resume' | 'quick'>,
-  measure: () => Promise<ArmResult>,
-): Promise<ArmResult> {
-  const file = path.join(resultsFolder, 'omniglot', `${name.replace(/\W+/g, '-')}${quick ? '-quick' : ''}.json`);
-  const key = JSON.stringify([given.arm, given.setting.steps]);
-  if (resume && existsSync(file)) {
-    const found = JSON.parse(readFileSync(file, 'utf8')) as { key: string; result: ArmResult };
-    if (found.key === key) return found.result;
-  }
-  const result = await measure();
-  const percent = (scores: readonly number[]) => (100 * mean(scores)).toFixed(2);
-  say(
-    `${name}: ${percent(result.transductive)} % transductive, ${percent(result.inductive)} % not; ${result.seconds.toFixed(0)} s`,
-  );
-  writeFileSync(file, `${JSON.stringify({ key, result })}\n`);
-  return result;
-}
+/** A run that was kept, or one that is measured now and told. */
+const keptArm = (name: string, arm: Arm, { steps }: Setting, context: PartContext, measure: () => Promise<ArmResult>) =>
+  kept(`omniglot/${name}`, [arm, steps], context, async () => {
+    const result = await measure();
+    const percent = (scores: readonly number[]) => (100 * mean(scores)).toFixed(2);
+    const [transductive, not] = [percent(result.transductive), percent(result.inductive)];
+    say(`${name}: ${transductive} % transductive, ${not} % not; ${result.seconds.toFixed(0)} s`);
+    return result;
+  });
 
 const interval = (values: readonly number[]) => studentInterval(values.map((value) => 100 * value));
 const between = ({ low, high }: { low: number; high: number }) =>
