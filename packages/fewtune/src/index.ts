@@ -141,6 +141,8 @@ export {
 } from './methods/metric/transductive/laplacian-shot.js';
 export { type BatchAnswer, queryBalance } from './methods/metric/transductive/query-balance.js';
 export { type SoftKMeansOptions, softKMeans, softKMeansDefaults } from './methods/metric/transductive/soft-k-means.js';
+export type { Adapt, Adaptation } from './methods/peft/adaptation.js';
+export { type AdaptationName, type AdaptationOptions, adaptationOf } from './methods/peft/adaptations.js';
 export {
   type Adapted,
   type Adapter,

@@ -1,9 +1,12 @@
 import { z } from 'zod';
 import { logisticRow } from '../linear/logistic-row.js';
 import type { Method } from '../method.js';
-import { type Adapt, estimateFineTune, fineTune, fineTuneFields } from './fine-tune.js';
+import type { Adapt, AdaptationKind } from './adaptation.js';
+import { estimateFineTune, fineTune, fineTuneFields } from './fine-tune.js';
 
 const schema = z.strictObject(fineTuneFields(1e-3));
+
+const ownSchema = z.strictObject({});
 
 export type BitFitOptions = z.infer<typeof schema>;
 
@@ -20,6 +23,9 @@ const adapt: Adapt = ({ weights, tokenizer }, ids) => {
     merge: (trained) => ({ ...weights, ...trained }),
   };
 };
+
+/** Biases alone. */
+export const bitfitKind: AdaptationKind<typeof ownSchema> = { schema: ownSchema, adapt: () => adapt };
 
 /** BitFit: only the biases are trained. Ben Zaken et al. 2022, arXiv:2106.10199. */
 export const bitfit: Method<BitFitOptions> = {

@@ -1,15 +1,14 @@
-import type { Tensor } from '@fewtune/engine';
 import { compile, elementCount, type HostTensor, hostTensor, matMul, type Named } from '@fewtune/engine';
-import type { Encoder, LinearFn } from '@fewtune/models';
+import type { Encoder } from '@fewtune/models';
 import { z } from 'zod';
-import { createRandom, type Random } from '../../data/random.js';
+import { createRandom } from '../../data/random.js';
 import { CachedFeatures } from '../features.js';
 import { headGraph } from '../head.js';
 import { labelText } from '../label-names.js';
 import { createLogisticSolver, headLogits, headOf } from '../linear/logistic.js';
 import type { FitContext, Fitted, Labelled } from '../method.js';
 import { embedSupport, withNames } from '../support.js';
-import type { Adapter } from './adapter.js';
+import { type Adapt, withoutPooler } from './adaptation.js';
 import { type ContrastiveOptions, contrastiveStage } from './contrastive-stage.js';
 import { partOfAdapter } from './shared-part.js';
 
@@ -36,29 +35,6 @@ export const fineTuneFields = (lr: number) => ({
 });
 
 export type FineTuneOptions = z.infer<z.ZodObject<ReturnType<typeof fineTuneFields>>>;
-
-/** What one way of fine-tuning trains, and how the result becomes an ordinary checkpoint again. */
-export interface Adaptation {
-  readonly params: Named<HostTensor>;
-  readonly frozen: Named<HostTensor>;
-  /** Token ids as the weights count them. */
-  readonly ids: readonly (readonly number[])[];
-  readonly padId: number;
-  linear?(params: Named<Tensor>, frozen: Named<Tensor>): LinearFn;
-  /** A factor on the learning rate of a weight; 1 when left out. */
-  lrScale?(name: string): number;
-  /** All weights of the encoder, with what was trained in place. */
-  merge(trained: Named<HostTensor>): Record<string, HostTensor>;
-  /** What was trained as an adapter over the encoder as it is; absent where PEFT has no such kind. */
-  adapter?(trained: Named<HostTensor>): Adapter;
-}
-
-export type Adapt = (
-  encoder: Pick<Encoder, 'config' | 'weights' | 'tokenizer'>,
-  ids: readonly (readonly number[])[],
-  random: Random,
-  threads?: number,
-) => Adaptation | Promise<Adaptation>;
 
 /**
  * Fine-tunes the encoder with a supervised contrastive stage, then fits logistic regression on the features of the
@@ -148,11 +124,6 @@ function interpolate(base: Named<HostTensor>, tuned: Named<HostTensor>, share: n
     return [name, hostTensor('float32', shape, mixed)];
   };
   return Object.fromEntries(Object.entries(tuned).map(between));
-}
-
-/** Nothing here reads the pooler: it would only be carried along. */
-function withoutPooler(weights: Named<HostTensor>): Record<string, HostTensor> {
-  return Object.fromEntries(Object.entries(weights).filter(([name]) => !name.startsWith('pooler.')));
 }
 
 /**

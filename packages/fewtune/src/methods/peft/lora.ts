@@ -2,17 +2,17 @@ import type { HostTensor, Named } from '@fewtune/engine';
 import { z } from 'zod';
 import { logisticRow } from '../linear/logistic-row.js';
 import type { Method } from '../method.js';
+import type { AdaptationKind } from './adaptation.js';
 import { applyAdapter, type LoraAdapter, mergeAdapter } from './adapter.js';
 import { evaDirections } from './eva.js';
-import { type Adapt, estimateFineTune, fineTune, fineTuneFields } from './fine-tune.js';
+import { estimateFineTune, fineTune, fineTuneFields } from './fine-tune.js';
 import { loraInits, overEncoder, ownOf, startLora } from './lora-start.js';
 import { linearsMeant } from './targets.js';
 
 const patterns = z.union([z.literal('none'), z.record(z.string(), z.number().positive())]).default('none');
 const targets = z.union([z.string().min(1), z.array(z.string().min(1)).min(1)]);
 
-const schema = z.strictObject({
-  ...fineTuneFields(5e-4),
+const fields = {
   rank: z.number().int().positive().default(8),
   /** The update is scaled by alpha / rank. */
   alpha: z.number().positive().default(16),
@@ -33,51 +33,58 @@ const schema = z.strictObject({
   alphaPattern: patterns,
   /** Modules that are trained whole besides, e.g. `LayerNorm`. */
   modulesToSave: targets.default('none'),
-});
+};
+
+const ownSchema = z.strictObject(fields);
+const schema = z.strictObject({ ...fineTuneFields(5e-4), ...fields });
 
 export type LoraMethodOptions = z.infer<typeof schema>;
 
-const adaptWith =
-  (options: LoraMethodOptions): Adapt =>
-  async ({ config, weights, tokenizer }, ids, random, threads) => {
-    const { rank, init, alphaPattern, modulesToSave, loraPlus } = options;
-    const ranks = options.rankPattern === 'none' ? {} : options.rankPattern;
-    const rankOf = (module: string) => ownOf(ranks, module, rank);
-    const modules = linearsMeant(weights, options.targets, 'lora');
-    const eva = init === 'eva';
-    const down = eva
-      ? await evaDirections({ config, weights }, ids, tokenizer.padId, modules, rankOf, random, threads)
-      : undefined;
-    const start = startLora(
-      weights,
-      {
-        ...options,
-        init: eva ? 'uniform' : init,
-        down,
-        ranks,
-        alphas: alphaPattern === 'none' ? {} : alphaPattern,
-        saved: modulesToSave === 'none' ? undefined : modulesToSave,
-      },
-      random,
-    );
-    const { adapter, base } = start;
-    const { saved } = adapter;
-    const tuned = (trained: Named<HostTensor>): LoraAdapter => {
-      const part = (names: object) => Object.fromEntries(Object.keys(names).map((name) => [name, trained[name]!]));
-      return { ...adapter, weights: part(adapter.weights), ...(saved && { saved: part(saved) }) };
-    };
-    return {
-      params: { ...adapter.weights, ...saved },
-      frozen: Object.fromEntries(Object.entries(base).filter(([name]) => !saved?.[name])),
-      ids,
-      padId: tokenizer.padId,
-      linear: (params) => applyAdapter(adapter, {}, params).linear,
-      // Hayou et al. 2024, arXiv:2402.12354: B wants a larger rate than A.
-      lrScale: (name) => (name.endsWith('.lora_B.weight') ? loraPlus : 1),
-      merge: (trained) => mergeAdapter(base, tuned(trained)),
-      adapter: (trained) => overEncoder(tuned(trained), start, weights),
-    };
-  };
+/** Low-rank updates beside linear layers. */
+export const loraKind: AdaptationKind<typeof ownSchema> = {
+  schema: ownSchema,
+  adapt:
+    (options) =>
+    async ({ config, weights, tokenizer }, ids, random, threads) => {
+      const { rank, init, alphaPattern, modulesToSave, loraPlus } = options;
+      const ranks = options.rankPattern === 'none' ? {} : options.rankPattern;
+      const rankOf = (module: string) => ownOf(ranks, module, rank);
+      const modules = linearsMeant(weights, options.targets, 'lora');
+      const eva = init === 'eva';
+      const down = eva
+        ? await evaDirections({ config, weights }, ids, tokenizer.padId, modules, rankOf, random, threads)
+        : undefined;
+      const start = startLora(
+        weights,
+        {
+          ...options,
+          init: eva ? 'uniform' : init,
+          down,
+          ranks,
+          alphas: alphaPattern === 'none' ? {} : alphaPattern,
+          saved: modulesToSave === 'none' ? undefined : modulesToSave,
+        },
+        random,
+      );
+      const { adapter, base } = start;
+      const { saved } = adapter;
+      const tuned = (trained: Named<HostTensor>): LoraAdapter => {
+        const part = (names: object) => Object.fromEntries(Object.keys(names).map((name) => [name, trained[name]!]));
+        return { ...adapter, weights: part(adapter.weights), ...(saved && { saved: part(saved) }) };
+      };
+      return {
+        params: { ...adapter.weights, ...saved },
+        frozen: Object.fromEntries(Object.entries(base).filter(([name]) => !saved?.[name])),
+        ids,
+        padId: tokenizer.padId,
+        linear: (params) => applyAdapter(adapter, {}, params).linear,
+        // Hayou et al. 2024, arXiv:2402.12354: B wants a larger rate than A.
+        lrScale: (name) => (name.endsWith('.lora_B.weight') ? loraPlus : 1),
+        merge: (trained) => mergeAdapter(base, tuned(trained)),
+        adapter: (trained) => overEncoder(tuned(trained), start, weights),
+      };
+    },
+};
 
 /** Fine-tuning of low-rank updates to the encoder's linear layers; the rest stays as it is. */
 export const lora: Method<LoraMethodOptions> = {
@@ -85,6 +92,6 @@ export const lora: Method<LoraMethodOptions> = {
   schema,
   defaults: schema.parse({}),
   classRow: logisticRow,
-  fit: (data, options, context) => fineTune(data, options, context, adaptWith(options)),
+  fit: (data, options, context) => fineTune(data, options, context, loraKind.adapt(options)),
   estimateSeconds: (data, options, context) => estimateFineTune(data, options, context, 2),
 };
