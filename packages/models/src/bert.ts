@@ -1,25 +1,12 @@
-import { add, arange, type Dim, gather, slice, type Tensor } from '@fewtune/engine';
-import {
-  type Backbone,
-  type EncoderInputs,
-  type LayerNames,
-  maskBias,
-  norm,
-  transformerLayers,
-  weightOf,
-} from './transformer-layer.js';
+import { add, arange, gather, slice, type Tensor } from '@fewtune/engine';
+import { type Architecture, type Backbone, type LayerNames, maskBias, norm, weightOf } from './transformer-layer.js';
 
-/**
- * BERT: Devlin et al. 2019, arXiv:1810.04805. One segment: every token has type 0.
- *
- * @returns [batch, seq, hidden]
- */
-export function bert(backbone: Backbone, { inputIds, attentionMask }: EncoderInputs): Tensor {
-  const [, seq] = inputIds.shape as [Dim, Dim];
-  const bias = maskBias(attentionMask);
-  const x = bertEmbeddings(backbone, inputIds, arange(seq));
-  return transformerLayers(backbone, x, bias, bertLayerNames);
-}
+/** BERT: Devlin et al. 2019, arXiv:1810.04805. One segment: every token has type 0. */
+export const bert: Architecture = {
+  embeddings: (backbone, { inputIds }) => bertEmbeddings(backbone, inputIds, arange(inputIds.shape[1]!)),
+  scoreBias: (_, attentionMask) => maskBias(attentionMask),
+  layerNames: bertLayerNames,
+};
 
 /**
  * Word, position and type-0 rows added, then normalised.

@@ -1,28 +1,18 @@
-import { add, arange, type Dim, gather, type Tensor } from '@fewtune/engine';
-import {
-  type Backbone,
-  type EncoderInputs,
-  type LayerNames,
-  maskBias,
-  norm,
-  transformerLayers,
-  weightOf,
-} from './transformer-layer.js';
+import { add, arange, gather } from '@fewtune/engine';
+import { type Architecture, type LayerNames, maskBias, norm, weightOf } from './transformer-layer.js';
 
-/**
- * DistilBERT: Sanh et al. 2019, arXiv:1910.01108. BERT without token types, under other names.
- *
- * @returns [batch, seq, hidden]
- */
-export function distilbert(backbone: Backbone, { inputIds, attentionMask }: EncoderInputs): Tensor {
-  const { weights } = backbone;
-  const [, seq] = inputIds.shape as [Dim, Dim];
-  const words = gather(weightOf(weights, 'embeddings.word_embeddings.weight'), inputIds); // [batch, seq, hidden]
-  const places = gather(weightOf(weights, 'embeddings.position_embeddings.weight'), arange(seq)); // [seq, hidden]
-  const bias = maskBias(attentionMask);
-  const x = norm(backbone, add(words, places), 'embeddings.LayerNorm');
-  return transformerLayers(backbone, x, bias, distilbertLayerNames);
-}
+/** DistilBERT: Sanh et al. 2019, arXiv:1910.01108. BERT without token types, under other names. */
+export const distilbert: Architecture = {
+  embeddings: (backbone, { inputIds }) => {
+    const { weights } = backbone;
+    const words = gather(weightOf(weights, 'embeddings.word_embeddings.weight'), inputIds); // [batch, seq, hidden]
+    const positions = weightOf(weights, 'embeddings.position_embeddings.weight');
+    const places = gather(positions, arange(inputIds.shape[1]!)); // [seq, hidden]
+    return norm(backbone, add(words, places), 'embeddings.LayerNorm');
+  },
+  scoreBias: (_, attentionMask) => maskBias(attentionMask),
+  layerNames: distilbertLayerNames,
+};
 
 function distilbertLayerNames(layer: number): LayerNames {
   const at = `transformer.layer.${layer}`;

@@ -5,6 +5,7 @@ export const modelErrorCodes = {
   ENCODER_NOT_FOUND: 'no folder, cache entry or Hub repository of that name',
   ENCODER_INCOMPLETE: 'the checkpoint lacks a file or a weight',
   ENCODER_UNSUPPORTED: 'the checkpoint asks for something that is not implemented',
+  ENCODER_LAYER: 'the encoder has no layer of that number',
   ENCODER_UNSAFE: 'the checkpoint is a pickle, or names a path outside its folder',
   TOKENIZER_INVALID: 'tokenizer.json cannot be used',
   HUB_OFFLINE: 'the Hub may not or cannot be reached and the cache does not hold the files',

@@ -1,7 +1,7 @@
 export { lengthBatches, padBatch } from './batching.js';
 export { type Conv4, type Conv4Options, type Conv4Variant, conv4, type Normalise } from './conv4.js';
 export { type EmbedOptions, SentenceEmbedder } from './embedder.js';
-export { encode } from './encode.js';
+export { type EncodeOptions, encode, encodeLower, encodeUpper } from './encode.js';
 export { type Encoder, fingerprint } from './encoder.js';
 export { type EncoderConfig, type ModelType, readEncoderConfig } from './encoder-config.js';
 export { ModelError, type ModelErrorCode, modelErrorCodes } from './errors.js';

@@ -12,15 +12,7 @@ import {
   transpose,
 } from '@fewtune/engine';
 import { positionsFromPad } from './roberta.js';
-import {
-  type Backbone,
-  type EncoderInputs,
-  type LayerNames,
-  maskBias,
-  norm,
-  transformerLayers,
-  weightOf,
-} from './transformer-layer.js';
+import { type Architecture, type LayerNames, maskBias, norm, weightOf } from './transformer-layer.js';
 
 /** Distances from here on share the last bucket; `transformers`' modeling_mpnet has no option for it. */
 const maxDistance = 128;
@@ -28,20 +20,21 @@ const maxDistance = 128;
 /**
  * MPNet: Song et al. 2020, arXiv:2004.09297. RoBERTa's positions without token types, and a learnt bias by relative
  * distance (T5's buckets) that all layers share.
- *
- * @returns [batch, seq, hidden]
  */
-export function mpnet(backbone: Backbone, { inputIds, attentionMask }: EncoderInputs): Tensor {
-  const { weights, config } = backbone;
-  const [, seq] = inputIds.shape as [Dim, Dim];
-  const positions = positionsFromPad(attentionMask, config.padId);
-  const words = gather(weightOf(weights, 'embeddings.word_embeddings.weight'), inputIds);
-  const places = gather(weightOf(weights, 'embeddings.position_embeddings.weight'), positions);
-  const table = weightOf(weights, 'encoder.relative_attention_bias.weight'); // [buckets, heads]
-  const bias = add(maskBias(attentionMask), relativeBias(table, seq)); // [batch, heads, seq, seq]
-  const x = norm(backbone, add(words, places), 'embeddings.LayerNorm');
-  return transformerLayers(backbone, x, bias, mpnetLayerNames);
-}
+export const mpnet: Architecture = {
+  embeddings: (backbone, { inputIds, attentionMask }) => {
+    const { weights, config } = backbone;
+    const positions = positionsFromPad(attentionMask, config.padId);
+    const words = gather(weightOf(weights, 'embeddings.word_embeddings.weight'), inputIds);
+    const places = gather(weightOf(weights, 'embeddings.position_embeddings.weight'), positions);
+    return norm(backbone, add(words, places), 'embeddings.LayerNorm');
+  },
+  scoreBias: ({ weights }, attentionMask) => {
+    const table = weightOf(weights, 'encoder.relative_attention_bias.weight'); // [buckets, heads]
+    return add(maskBias(attentionMask), relativeBias(table, attentionMask.shape[1]!)); // [batch, heads, seq, seq]
+  },
+  layerNames: mpnetLayerNames,
+};
 
 /** Bias of a key at distance `key - query`. @returns [heads, seq, seq] */
 function relativeBias(table: Tensor, seq: Dim): Tensor {

@@ -1,18 +1,16 @@
 import { add, cumSum, mul, type Tensor } from '@fewtune/engine';
-import { bertEmbeddings, bertLayerNames } from './bert.js';
-import { type Backbone, type EncoderInputs, maskBias, transformerLayers } from './transformer-layer.js';
+import { bert, bertEmbeddings } from './bert.js';
+import type { Architecture } from './transformer-layer.js';
 
 /**
  * RoBERTa: Liu et al. 2019, arXiv:1907.11692; also XLM-R and CamemBERT. BERT with positions counted from
  * `padId + 1` over the real tokens.
- *
- * @returns [batch, seq, hidden]
  */
-export function roberta(backbone: Backbone, { inputIds, attentionMask }: EncoderInputs): Tensor {
-  const bias = maskBias(attentionMask);
-  const x = bertEmbeddings(backbone, inputIds, positionsFromPad(attentionMask, backbone.config.padId));
-  return transformerLayers(backbone, x, bias, bertLayerNames);
-}
+export const roberta: Architecture = {
+  ...bert,
+  embeddings: (backbone, { inputIds, attentionMask }) =>
+    bertEmbeddings(backbone, inputIds, positionsFromPad(attentionMask, backbone.config.padId)),
+};
 
 /** padId on padding, padId + 1, padId + 2, … on real tokens. @returns int64 [batch, seq] */
 export function positionsFromPad(attentionMask: Tensor, padId: number): Tensor {

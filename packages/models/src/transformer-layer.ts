@@ -2,6 +2,7 @@ import {
   add,
   attention,
   cast,
+  checkpoint,
   type Dim,
   expand,
   gelu,
@@ -41,6 +42,17 @@ export interface Backbone {
   readonly linear: LinearFn;
   /** Rows and columns of a batch; hidden states are laid out as [batch, seq, hidden] unless they are packed. */
   readonly packing?: Packing;
+  /** Layers whose values are computed again in the backward pass instead of being kept for it. */
+  readonly recompute?: readonly number[];
+}
+
+/** What tells one kind of encoder from another; the layers between are the same. */
+export interface Architecture {
+  /** @returns [batch, seq, hidden] */
+  embeddings(backbone: Backbone, inputs: EncoderInputs): Tensor;
+  /** Added to the scaled scores of every layer. @returns broadcasts to [batch, heads, seq, seq] */
+  scoreBias(backbone: Backbone, attentionMask: Tensor): Tensor;
+  layerNames(layer: number): LayerNames;
 }
 
 /** A backbone whose tokens stand in rows between the layers. */
@@ -95,28 +107,36 @@ function selfAttention(backbone: InRows, x: Tensor, scoreBias: Tensor, names: La
 }
 
 /**
- * All layers. Between them tokens stand in rows, [tokens, hidden]: packed if there is a packing, else as they come.
+ * Some layers in their order. Tokens stand in rows between them.
  *
- * @param x     [batch, seq, hidden]
- * @param names the modules of a layer, from 0
+ * @param x         [tokens, hidden]
+ * @param scoreBias broadcasts to [batch, heads, seq, seq]
+ * @param layers    the first of them, and the first that is not of them
  */
 export function transformerLayers(
-  backbone: Backbone,
+  backbone: InRows,
   x: Tensor,
   scoreBias: Tensor,
-  names: (layer: number) => LayerNames,
+  names: Architecture['layerNames'],
+  [from, to]: readonly [number, number],
 ): Tensor {
-  const hidden = x.shape.at(-1)!;
-  const inRows: Packing = {
-    toBatch: (rows) => reshape(rows, [...x.shape.slice(0, -1), rows.shape.at(-1)!]),
-    toTokens: (batch) => reshape(batch, [-1, hidden]),
-  };
-  const packing = backbone.packing ?? inRows;
-  let state = packing.toTokens(x);
-  for (let layer = 0; layer < backbone.config.layers; layer++) {
-    state = transformerLayer({ ...backbone, packing }, state, scoreBias, names(layer));
+  let state = x;
+  for (let layer = from; layer < to; layer++) {
+    const run = (rows: Tensor) => transformerLayer(backbone, rows, scoreBias, names(layer));
+    state = (backbone.recompute?.includes(layer) ? checkpoint(run) : run)(state);
   }
-  return packing.toBatch(state);
+  return state;
+}
+
+/** How states in rows become a batch, and back: packed if there is a packing, else one row after the other. */
+export function inRows(backbone: Backbone, attentionMask: Tensor): InRows {
+  const [batch, seq] = attentionMask.shape as [Dim, Dim];
+  const { hidden } = backbone.config;
+  const plain: Packing = {
+    toBatch: (rows) => reshape(rows, [batch, seq, rows.shape.at(-1)!]),
+    toTokens: (padded) => reshape(padded, [-1, hidden]),
+  };
+  return { ...backbone, packing: backbone.packing ?? plain };
 }
 
 /**
