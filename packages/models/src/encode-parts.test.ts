@@ -86,7 +86,7 @@ type Traced = Record<keyof typeof packedSpecs | 'weight', Tensor>;
 test('layers that are computed again give the same gradient', async () => {
   const { config, weights } = await tiny('bert');
   const name = 'encoder.layer.0.attention.self.query.weight';
-  const gradient = async (recompute: number[]) => {
+  const gradient = async (recompute: number) => {
     const program = await compile(
       ({ weight, ...given }: Traced): Record<'gradient', Tensor> => ({
         gradient: grad((w: Tensor) =>
@@ -102,7 +102,7 @@ test('layers that are computed again give the same gradient', async () => {
     await program.dispose();
     return { gradient: result.gradient.data, lines: repeated };
   };
-  const [kept, again] = [await gradient([]), await gradient([0, 1])];
+  const [kept, again] = [await gradient(0), await gradient(2)];
   expect(again.gradient).toEqual(kept.gradient);
   expect(again.lines).toBeGreaterThan(kept.lines);
 });

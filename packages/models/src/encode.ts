@@ -22,8 +22,8 @@ export interface EncodeOptions {
   readonly linear?: LinearFn;
   /** Lays hidden states out without padding between the embeddings and the result. */
   readonly packing?: Packing;
-  /** Layers, from 0, whose values are computed again in the backward pass instead of being kept for it. */
-  readonly recompute?: readonly number[];
+  /** So many layers, the lowest of those that are run first, keep nothing for the backward pass but what they are given. */
+  readonly recompute?: number;
 }
 
 type Config = Readonly<Record<string, unknown>>;

@@ -42,8 +42,8 @@ export interface Backbone {
   readonly linear: LinearFn;
   /** Rows and columns of a batch; hidden states are laid out as [batch, seq, hidden] unless they are packed. */
   readonly packing?: Packing;
-  /** Layers whose values are computed again in the backward pass instead of being kept for it. */
-  readonly recompute?: readonly number[];
+  /** So many layers, the lowest first, compute their inner values a second time in the backward pass. */
+  readonly recompute?: number;
 }
 
 /** What tells one kind of encoder from another; the layers between are the same. */
@@ -123,7 +123,7 @@ export function transformerLayers(
   let state = x;
   for (let layer = from; layer < to; layer++) {
     const run = (rows: Tensor) => transformerLayer(backbone, rows, scoreBias, names(layer));
-    state = (backbone.recompute?.includes(layer) ? checkpoint(run) : run)(state);
+    state = (layer - from < (backbone.recompute ?? 0) ? checkpoint(run) : run)(state);
   }
   return state;
 }
