@@ -190,7 +190,9 @@ const weightGradientOp: Op = {
  * @returns [out, in / groups, ...kernel]
  */
 function weightGradient(x: Tensor, dy: Tensor, geometry: Geometry, kernel: number[]): Tensor {
-  if (geometry.dilations.at(-1) !== 1) return batchAndChannelsSwapped(x, dy, { ...geometry, kernel });
+  const { padding, dilations } = geometry;
+  const besideImage = kernel.some((taps, i) => padding[i]! > dilations[i]! * (taps - 1)); // some windows meet padding only
+  if (dilations.at(-1) !== 1 || besideImage) return batchAndChannelsSwapped(x, dy, { ...geometry, kernel });
   return apply(weightGradientOp, [x, dy], { ...geometry, kernel });
 }
 

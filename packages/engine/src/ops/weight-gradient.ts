@@ -37,14 +37,23 @@ const reshape = (context: EmitContext, x: string, shape: readonly number[]) =>
   context.node('Reshape', [x, ints(context, shape)])[0]!;
 const transpose = (context: EmitContext, x: string, perm: readonly number[]) =>
   context.node('Transpose', [x], { perm })[0]!;
-/** The first elements of each axis from the third on, where there are more. */
-const cut = (context: EmitContext, x: string, from: readonly number[], to: readonly number[]) => {
-  const axes = from.flatMap((size, i) => (size === to[i] ? [] : [i]));
+/** Of each axis from the third on, every `steps`-th of the first elements, up to `ends`. */
+const cut = (
+  context: EmitContext,
+  x: string,
+  size: readonly number[],
+  ends: readonly number[],
+  steps: readonly number[],
+) => {
+  const axes = size.flatMap((length, i) => (length === ends[i] && steps[i] === 1 ? [] : [i]));
   if (axes.length === 0) return x;
-  const ends = axes.map((i) => to[i]!);
-  const starts = axes.map(() => 0);
-  const at = axes.map((i) => i + 2);
-  return context.node('Slice', [x, ints(context, starts), ints(context, ends), ints(context, at)])[0]!;
+  const of = (values: readonly number[]) =>
+    ints(
+      context,
+      axes.map((i) => values[i]!),
+    );
+  const [starts, at] = [axes.map(() => 0), axes.map((i) => i + 2)];
+  return context.node('Slice', [x, ints(context, starts), of(ends), ints(context, at), of(steps)])[0]!;
 };
 const numbers = (count: number, from = 0) => Array.from({ length: count }, (_, i) => i + from);
 
@@ -53,33 +62,36 @@ const numbers = (count: number, from = 0) => Array.from({ length: count }, (_, i
  * the input [1, n, ..., width · in], the kernel dy [out, n, ..., width'] with its elements `in` apart. Every place of the
  * result is then one tap of one channel, [1, out, ..., taps · in]: one matrix product as wide as the weight, with the
  * batch and all places summed inside, that never exists as patches in memory. The roles of stride and dilation change.
+ * What no window reaches is left out of the image, so that no place is computed that is no tap.
  */
-function imagesAsChannels(context: EmitContext, node: Node, x: string, dy: string): string[] {
+function imagesAsChannels(context: EmitContext, node: Node, whole: string, dy: string): string[] {
   const { channels, size, out, places, group, kernel, strides, padding, dilations } = sizesOf(node);
   const rank = size.length;
   const inner = channels / group;
-  const split = group === 1 ? x : reshape(context, x, [0, group, inner, ...size]);
+  // Where one tap meets no padding, the others of its stride are not needed either.
+  const sparse = kernel.map((taps, i) => (taps === 1 && padding[i] === 0 ? strides[i]! : 1));
+  const apart = strides.map((stride, i) => stride / sparse[i]!);
+  const reach = kernel.map((taps, i) => (places[i]! - 1) * strides[i]! + dilations[i]! * (taps - 1) + 1 - padding[i]!);
+  const used = reach.map((end, i) => Math.min(end, size[i]!));
+  const x = cut(context, whole, size, used, sparse);
+  const kept = used.map((length, i) => Math.ceil(length / sparse[i]!));
+  const split = group === 1 ? x : reshape(context, x, [0, group, inner, ...kept]);
   // [n, in, ...size] -> [n, ...size, in], or with groups -> [group, n, ...size, in / groups]
   const last = group === 1 ? [0, ...numbers(rank, 2), 1] : [1, 0, ...numbers(rank, 3), 2];
-  const width = size.at(-1)! * inner;
-  const image = reshape(context, transpose(context, split, last), [1, -1, ...size.slice(0, -1), width]);
+  const width = kept.at(-1)! * inner;
+  const image = reshape(context, transpose(context, split, last), [1, -1, ...kept.slice(0, -1), width]);
   const filter = transpose(context, dy, [1, 0, ...numbers(rank, 2)]); // [out, n, ...places]
   const wide = (values: readonly number[], rest: readonly number[]) => [...rest.slice(0, -1), values.at(-1)! * inner];
-  const pads = wide(padding, padding);
+  const after = reach.map((end, i) => end - used[i]!);
   const attributes = {
     strides: [...dilations.slice(0, -1), 1],
-    dilations: wide(strides, strides),
-    pads: [...pads, ...pads],
+    dilations: wide(apart, apart),
+    pads: [...wide(padding, padding), ...wide(after, after)],
     group,
   };
   const per = { in: Number(node.inputs[0]!.shape[0]), out: out / group };
   const [full] = emitGrouped(context, 'Conv', [image, filter], attributes, per);
-  // A stride that does not divide leaves places past the kernel.
-  const found = size.map((length, i) => length + 2 * padding[i]! - (places[i]! - 1) * strides[i]!);
-  const rows = found.map((length, i) => Math.floor((length - 1) / dilations[i]!) + 1);
-  const columns = (counts: readonly number[]) => [...counts.slice(0, -1), counts.at(-1)! * inner];
-  const exact = cut(context, full!, columns(rows), columns(kernel));
-  const taps = reshape(context, exact, [out, ...kernel, inner]);
+  const taps = reshape(context, full!, [out, ...kernel, inner]);
   return [transpose(context, taps, [0, rank + 1, ...numbers(rank, 1)])];
 }
 
