@@ -55,3 +55,12 @@ export function lengthBatches(
   if (batch.length > 0) batches.push(batch);
   return batches;
 }
+
+/**
+ * Token types of a batch as `padBatch` lays it out, 0 on padding.
+ *
+ * @returns int64 [batch, longest]
+ */
+export function padTypes(types: readonly (readonly number[])[]): HostTensor {
+  return padBatch(types, 0).inputIds;
+}

@@ -2,6 +2,7 @@ import { readFile } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
 import { add, compile, constant, type HostTensor, matMul, type Tensor, transpose } from '@fewtune/engine';
 import { describe, expect, test } from 'vitest';
+import { padTypes } from './batching.js';
 import { encode } from './encode.js';
 import { relativeBucket } from './mpnet.js';
 import { readSafetensors } from './safetensors.js';
@@ -82,6 +83,29 @@ test('the linear hook sees every linear layer by its name in the checkpoint, and
   expect(largestDifference(await run(model, ['batch', 'seq'], byHand), model.expected)).toBeLessThan(1e-5);
   const linears = Object.keys(model.weights).filter((name) => /(query|key|value|dense)\.weight$/.test(name));
   expect(seen.sort()).toEqual(linears.map((name) => name.replace(/\.weight$/, '')).sort());
+});
+
+test('token types of a pair: hidden states are those of PyTorch, and types of 0 change nothing', async () => {
+  // test/fixtures/token-types.py
+  const { config, weights } = await tiny('bert');
+  const { tensors } = await readSafetensors(fixture('bert-tiny/token-types.safetensors'));
+  const spec = { dtype: 'int64', shape: ['batch', 'seq'] } as const;
+  const program = await compile(
+    (inputs: EncoderInputs) => {
+      const traced = Object.fromEntries(Object.entries(weights).map(([name, w]) => [name, constant(w, name)]));
+      return encode(config, traced, inputs);
+    },
+    { inputIds: spec, attentionMask: spec, tokenTypeIds: spec },
+    { threads: 1 },
+  );
+  const inputs = { inputIds: tensors.input_ids!, attentionMask: tensors.attention_mask! };
+  const of = async (tokenTypeIds: HostTensor): Promise<Float32Array> =>
+    ((await program.run({ ...inputs, tokenTypeIds })) as HostTensor).data as Float32Array;
+  const expected = tensors.last_hidden_state!.data as Float32Array;
+  expect(largestDifference(await of(tensors.token_type_ids!), expected)).toBeLessThan(1e-5);
+  const zero = padTypes([[0, 0, 0, 0, 0, 0, 0, 0, 0], [0], [0]]);
+  expect(largestDifference(await of(zero), await run({ config, weights, inputs, expected }, ['batch', 'seq']))).toBe(0);
+  await program.dispose();
 });
 
 test('a missing weight is named', async () => {

@@ -1,4 +1,4 @@
-export { lengthBatches, padBatch } from './batching.js';
+export { lengthBatches, padBatch, padTypes } from './batching.js';
 export { type Conv4, type Conv4Options, type Conv4Variant, conv4, type Normalise } from './conv4.js';
 export { type EmbedOptions, SentenceEmbedder } from './embedder.js';
 export { type EncodeOptions, encode, encodeLower, encodeUpper } from './encode.js';
@@ -7,7 +7,7 @@ export { type EncoderConfig, type ModelType, readEncoderConfig } from './encoder
 export { ModelError, type ModelErrorCode, modelErrorCodes } from './errors.js';
 export type { DownloadProgress, HubOptions } from './hub.js';
 export { embeddedEncoderId, loadEncoder } from './load-encoder.js';
-export { type PackedInputs, packBatch, packedSpecs, packingOf } from './packing.js';
+export { type PackedInputs, packBatch, packedPairSpecs, packedSpecs, packingOf, packPairs } from './packing.js';
 export { type Pooling, pool } from './pooling.js';
 export { dequantizeRows, quantizeRows } from './quantized-rows.js';
 export { type ResNet12, type ResNet12Options, resnet12 } from './resnet12.js';
@@ -18,5 +18,11 @@ export {
   serializeSafetensors,
   writeSafetensors,
 } from './safetensors.js';
-export { createTokenizer, type Tokenizer, type TokenizerFile } from './tokenizer.js';
+export {
+  createTokenizer,
+  type EncodedPair,
+  type EncodedText,
+  type Tokenizer,
+  type TokenizerFile,
+} from './tokenizer.js';
 export { type EncoderInputs, type LinearFn, type Packing, plainLinear } from './transformer-layer.js';

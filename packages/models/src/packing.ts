@@ -1,5 +1,5 @@
 import { cast, type HostTensor, hostTensor, moveRows, reshape, type Tensor } from '@fewtune/engine';
-import { padBatch } from './batching.js';
+import { padBatch, padTypes } from './batching.js';
 import type { Packing } from './transformer-layer.js';
 
 /**
@@ -24,6 +24,9 @@ export const packedSpecs = {
   places: { dtype: 'int64', shape: ['tokens'] },
   slots: { dtype: 'int64', shape: ['batch', 'seq'] },
 } as const;
+
+/** As `packedSpecs`, for pairs of texts. */
+export const packedPairSpecs = { ...packedSpecs, tokenTypeIds: { dtype: 'int64', shape: ['batch', 'seq'] } } as const;
 
 /** The ways between a padded and a packed layout, for `encode`. */
 export function packingOf({ attentionMask, places, slots }: PackedInputs): Packing {
@@ -56,4 +59,16 @@ export function packBatch(ids: readonly (readonly number[])[], padId: number): R
     places: hostTensor('int64', [places.length], places),
     slots: hostTensor('int64', [rows, longest], slots),
   };
+}
+
+/** The inputs of a packed program for some pairs of texts. */
+export function packPairs(
+  pairs: readonly { readonly ids: readonly number[]; readonly types: readonly number[] }[],
+  padId: number,
+): Record<keyof PackedInputs | 'tokenTypeIds', HostTensor> {
+  const packed = packBatch(
+    pairs.map(({ ids }) => ids),
+    padId,
+  );
+  return { ...packed, tokenTypeIds: padTypes(pairs.map(({ types }) => types)) };
 }

@@ -13,7 +13,10 @@ describe('WordPiece of MiniLM', () => {
   test('ids are those of the Python tokenizer', () => {
     // transformers 4.57: AutoTokenizer.from_pretrained(...)("Hello world, unbelievable!").input_ids
     expect(minilm.encode('Hello world, unbelievable!')).toEqual([101, 7592, 2088, 1010, 23653, 999, 102]);
-    expect(minilm.encodePair('a', 'b c')).toEqual([101, 1037, 102, 1038, 1039, 102]);
+    expect(minilm.encodePair('a', 'b c')).toEqual({
+      ids: [101, 1037, 102, 1038, 1039, 102],
+      types: [0, 0, 0, 1, 1, 1],
+    });
     expect(minilm.encode('')).toEqual([101, 102]);
     expect(minilm.padId).toBe(0);
     expect(minilm.maxLength).toBe(256);
@@ -22,8 +25,8 @@ describe('WordPiece of MiniLM', () => {
   test('truncation keeps the closing token', () => {
     const short = createTokenizer(files, { maxLength: 5 });
     expect(short.encode('one two three four five')).toEqual([101, 2028, 2048, 2093, 102]);
-    expect(short.encodePair('one two three', 'four')).toEqual([101, 2028, 102, 2176, 102]);
-    expect(short.encodePair('one', 'two three four')).toEqual([101, 2028, 102, 2048, 102]);
+    expect(short.encodePair('one two three', 'four').ids).toEqual([101, 2028, 102, 2176, 102]);
+    expect(short.encodePair('one', 'two three four').ids).toEqual([101, 2028, 102, 2048, 102]);
   });
 
   test('its files make it again', () => {

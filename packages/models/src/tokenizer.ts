@@ -1,5 +1,6 @@
 import { Tokenizer as HubTokenizer } from '@huggingface/tokenizers';
 import { ModelError } from './errors.js';
+import { placeTokens } from './token-offsets.js';
 
 /** Text to token ids, as the checkpoint was trained with. */
 export interface Tokenizer {
@@ -14,8 +15,33 @@ export interface Tokenizer {
   readonly maxLength: number;
   /** Special tokens included, truncated to `maxLength` with the closing special tokens kept. */
   encode(text: string): number[];
-  /** Two texts in one row; the longer one is truncated first. */
-  encodePair(first: string, second: string): number[];
+  /** Two texts in one row; the longer one is truncated first, as transformers' `longest_first`. */
+  encodePair(first: string, second: string): EncodedPair;
+  /**
+   * As `encode`, with the place of each token in the text.
+   *
+   * @throws ModelError TOKENIZER_INVALID for a tokenizer whose tokens cannot be found again in the text
+   */
+  encodeWithOffsets(text: string): EncodedText;
+}
+
+export interface EncodedPair {
+  readonly ids: number[];
+  /** 0 for the first text and 1 for the second, special tokens included, as the checkpoint's template has them. */
+  readonly types: number[];
+}
+
+export interface EncodedText {
+  readonly ids: number[];
+  /**
+   * UTF-16 code units [start, end) of the text as given: `text.slice(start, end)` is what the token was made of. White
+   * space at the ends is left out, and marks that the tokenizer drops go with their letter; [0, 0] on special tokens.
+   */
+  readonly offsets: (readonly [start: number, end: number])[];
+  /** The word that each token is a piece of, counted from 0, as transformers' `word_ids`; -1 on special tokens. */
+  readonly words: number[];
+  /** Whether the text has more tokens than these. */
+  readonly truncated: boolean;
 }
 
 export type TokenizerFile = 'tokenizer.json' | 'tokenizer_config.json';
@@ -48,7 +74,7 @@ export function createTokenizer(
     const { ids } = inner.encode(cut(text, maxLength * charactersPerToken), { add_special_tokens: false });
     return (ids as (number | undefined)[]).filter((id) => id !== undefined); // no id: unknown, and no unknown token
   };
-  const frame = specialFrame(inner);
+  const frame = specialFrame(inner, json);
   const room = maxLength - frame.before.length - frame.after.length;
   const pairRoom = room - frame.between.length;
   if (pairRoom < 1) {
@@ -65,7 +91,35 @@ export function createTokenizer(
     encode: (text) => [...frame.before, ...body(text).slice(0, room), ...frame.after],
     encodePair(first, second) {
       const [a, b] = truncateLongest(body(first), body(second), pairRoom);
-      return [...frame.before, ...a, ...frame.between, ...b, ...frame.after];
+      const ids = [...frame.before, ...a, ...frame.between, ...b, ...frame.after];
+      const { types } = frame;
+      const of = (part: readonly number[], type: number): number[] => part.map(() => type);
+      return {
+        ids,
+        types: [...types.before, ...of(a, types.first), ...types.between, ...of(b, types.second), ...types.after],
+      };
+    },
+    encodeWithOffsets(text) {
+      const shown = cut(text, maxLength * charactersPerToken);
+      const skipped = shown === text ? 0 : text.length - text.trimStart().length;
+      const all = placeTokens(inner, shown)?.filter(({ id }) => id !== undefined);
+      const expected = body(text);
+      if (all?.length !== expected.length || all.some(({ id }, i) => id !== expected[i])) {
+        throw new ModelError('TOKENIZER_INVALID', `${source}: where its tokens stand in a text cannot be told`);
+      }
+      const kept = all.slice(0, room);
+      const special = (part: readonly number[]) => part.map(() => [0, 0] as const);
+      const none = (part: readonly number[]): number[] => part.map(() => -1);
+      return {
+        ids: [...frame.before, ...kept.map(({ id }) => id!), ...frame.after],
+        offsets: [
+          ...special(frame.before),
+          ...kept.map(({ start, end }) => [start + skipped, end + skipped] as const),
+          ...special(frame.after),
+        ],
+        words: [...none(frame.before), ...kept.map(({ word }) => word), ...none(frame.after)],
+        truncated: all.length > room || shown.length + skipped < text.trimEnd().length,
+      };
     },
   };
 }
@@ -74,27 +128,49 @@ interface SpecialFrame {
   readonly before: readonly number[];
   readonly between: readonly number[];
   readonly after: readonly number[];
+  /** Token types of a pair's parts. */
+  readonly types: {
+    readonly before: readonly number[];
+    readonly first: number;
+    readonly between: readonly number[];
+    readonly second: number;
+    readonly after: readonly number[];
+  };
 }
 
 /** Learns which special tokens surround a text, or two, by encoding a probe with and without them. */
-function specialFrame(inner: HubTokenizer): SpecialFrame {
+function specialFrame(inner: HubTokenizer, json: Record<string, unknown>): SpecialFrame {
   const probe = 'a';
   const bare: number[] = inner.encode(probe, { add_special_tokens: false }).ids;
   const single: number[] = inner.encode(probe).ids;
-  const pair: number[] = inner.encode(probe, { text_pair: probe }).ids;
+  const pair = inner.encode(probe, { text_pair: probe, return_token_type_ids: true });
   const extra = single.length - bare.length;
   let lead = 0;
   while (lead < extra && !bare.every((id, i) => single[lead + i] === id)) lead++;
   const before = single.slice(0, lead);
   const after = single.slice(lead + bare.length);
-  return { before, after, between: pair.slice(lead + bare.length, pair.length - after.length - bare.length) };
+  const cutPair = <T>(values: readonly T[]) => ({
+    before: values.slice(0, lead),
+    first: values[lead]!,
+    between: values.slice(lead + bare.length, values.length - after.length - bare.length),
+    second: values[values.length - after.length - 1]!,
+    after: values.slice(values.length - after.length),
+  });
+  const ids = pair.ids as number[];
+  // RoBERTa has no types: Python's RobertaProcessing gives 0 to both texts.
+  const typed =
+    pair.token_type_ids?.length === ids.length && !/"RobertaProcessing"/.test(JSON.stringify(json.post_processor));
+  const types = typed ? pair.token_type_ids : ids.map(() => 0);
+  return { before, after, between: cutPair(ids).between, types: cutPair(types) };
 }
 
-/** Takes from the longer list until both fit. */
+/** Takes from the longer list until both fit; where both are cut, the longer one, or the second, keeps an odd token. */
 function truncateLongest(a: number[], b: number[], room: number): [number[], number[]] {
-  const half = room / 2;
-  const keepA = Math.min(a.length, Math.max(Math.ceil(half), room - b.length));
-  return [a.slice(0, keepA), b.slice(0, room - keepA)];
+  const half = Math.floor(room / 2);
+  const [shorter, longer] = a.length > b.length ? [b, a] : [a, b];
+  const keep = shorter.length <= half ? shorter.length : shorter.length + longer.length <= room ? shorter.length : half;
+  const [keepA, keepB] = shorter === a ? [keep, room - keep] : [room - keep, keep];
+  return [a.slice(0, keepA), b.slice(0, keepB)];
 }
 
 /** The first `limit` characters after leading white space, never half a surrogate pair. */

@@ -33,6 +33,8 @@ export interface EncoderInputs {
   readonly inputIds: Tensor;
   /** int64 [batch, seq], 1 on real tokens */
   readonly attentionMask: Tensor;
+  /** int64 [batch, seq], 1 on the second text of a pair; left out, all 0. Read by models with such a table (BERT). */
+  readonly tokenTypeIds?: Tensor;
 }
 
 /** What every function of a backbone shares. */
