@@ -1,11 +1,23 @@
-import { add, arange, gather, slice, type Tensor } from '@fewtune/engine';
-import { type Architecture, type Backbone, type LayerNames, maskBias, norm, weightOf } from './transformer-layer.js';
+import { add, gather, slice, type Tensor } from '@fewtune/engine';
+import { positionsAfter, virtualTokens } from './encode-hooks.js';
+import {
+  type Architecture,
+  type Backbone,
+  type LayerNames,
+  maskBiases,
+  norm,
+  promptWords,
+  weightOf,
+} from './transformer-layer.js';
 
 /** BERT: Devlin et al. 2019, arXiv:1810.04805. Without `tokenTypeIds` there is one segment: every token has type 0. */
 export const bert: Architecture = {
-  embeddings: (backbone, { inputIds, tokenTypeIds }) =>
-    bertEmbeddings(backbone, inputIds, arange(inputIds.shape[1]!), tokenTypeIds),
-  scoreBias: (_, attentionMask) => maskBias(attentionMask),
+  embeddings: (backbone, { inputIds, tokenTypeIds }) => {
+    const positions = positionsAfter(virtualTokens(backbone.hooks), inputIds.shape[1]!);
+    return bertEmbeddings(backbone, inputIds, positions, tokenTypeIds);
+  },
+  promptEmbeddings: (backbone, prompt) => withType(backbone, promptWords(backbone, prompt, 0)),
+  scoreBias: maskBiases,
   layerNames: bertLayerNames,
 };
 
@@ -19,9 +31,14 @@ export function bertEmbeddings(backbone: Backbone, inputIds: Tensor, positions: 
   const { weights } = backbone;
   const words = gather(weightOf(weights, 'embeddings.word_embeddings.weight'), inputIds); // [batch, seq, hidden]
   const places = gather(weightOf(weights, 'embeddings.position_embeddings.weight'), positions);
-  const table = weightOf(weights, 'embeddings.token_type_embeddings.weight');
+  return withType(backbone, add(words, places), types);
+}
+
+/** Adds the rows of the types, 0 when left out, and normalises. */
+export function withType(backbone: Backbone, x: Tensor, types?: Tensor): Tensor {
+  const table = weightOf(backbone.weights, 'embeddings.token_type_embeddings.weight');
   const type = types ? gather(table, types) : slice(table, 0, 0, 1); // [batch, seq, hidden] or [1, hidden]
-  return norm(backbone, add(add(words, places), type), 'embeddings.LayerNorm');
+  return norm(backbone, add(x, type), 'embeddings.LayerNorm');
 }
 
 export function bertLayerNames(layer: number): LayerNames {

@@ -1,5 +1,6 @@
-import { add, arange, gather } from '@fewtune/engine';
-import { type Architecture, type LayerNames, maskBias, norm, weightOf } from './transformer-layer.js';
+import { add, gather } from '@fewtune/engine';
+import { positionsAfter, virtualTokens } from './encode-hooks.js';
+import { type Architecture, type LayerNames, maskBiases, norm, promptWords, weightOf } from './transformer-layer.js';
 
 /** DistilBERT: Sanh et al. 2019, arXiv:1910.01108. BERT without token types, under other names. */
 export const distilbert: Architecture = {
@@ -7,10 +8,11 @@ export const distilbert: Architecture = {
     const { weights } = backbone;
     const words = gather(weightOf(weights, 'embeddings.word_embeddings.weight'), inputIds); // [batch, seq, hidden]
     const positions = weightOf(weights, 'embeddings.position_embeddings.weight');
-    const places = gather(positions, arange(inputIds.shape[1]!)); // [seq, hidden]
+    const places = gather(positions, positionsAfter(virtualTokens(backbone.hooks), inputIds.shape[1]!)); // [seq, hidden]
     return norm(backbone, add(words, places), 'embeddings.LayerNorm');
   },
-  scoreBias: (_, attentionMask) => maskBias(attentionMask),
+  promptEmbeddings: (backbone, prompt) => norm(backbone, promptWords(backbone, prompt, 0), 'embeddings.LayerNorm'),
+  scoreBias: maskBiases,
   layerNames: distilbertLayerNames,
 };
 

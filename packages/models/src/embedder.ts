@@ -1,6 +1,6 @@
 import { compile, constant, type HostTensor, l2Normalize, type Program, type Tensor } from '@fewtune/engine';
 import { lengthBatches, padBatch } from './batching.js';
-import { encode } from './encode.js';
+import { encodeWith } from './encode.js';
 import type { Encoder } from './encoder.js';
 import { throwIfAborted } from './errors.js';
 import { pool } from './pooling.js';
@@ -38,7 +38,7 @@ export class SentenceEmbedder {
   static async create(encoder: Encoder, options: { threads?: number } = {}): Promise<SentenceEmbedder> {
     const embed = ({ inputIds, attentionMask }: EncoderInputs): Tensor => {
       const weights = Object.fromEntries(Object.entries(encoder.weights).map(([name, w]) => [name, constant(w, name)]));
-      const hidden = encode(encoder.config, weights, { inputIds, attentionMask });
+      const hidden = encodeWith(encoder, weights, { inputIds, attentionMask });
       return l2Normalize(pool(hidden, attentionMask, encoder.pooling));
     };
     const ids = { dtype: 'int64', shape: ['batch', 'seq'] } as const;

@@ -1,7 +1,20 @@
 import { createHash } from 'node:crypto';
-import type { HostTensor } from '@fewtune/engine';
+import type { HostTensor, Tensor } from '@fewtune/engine';
+import type { EncodeHooks } from './encode-hooks.js';
 import type { Pooling } from './pooling.js';
 import type { Tokenizer } from './tokenizer.js';
+import type { LinearFn } from './transformer-layer.js';
+
+/**
+ * What is computed along with a checkpoint: an adapter that cannot be merged into weights. Its own stand among the
+ * encoder's.
+ */
+export interface Addition {
+  /** Method and settings: all that decides an embedding besides weights. */
+  readonly id: string;
+  linear?(weights: Readonly<Record<string, Tensor>>): LinearFn;
+  hooks?(weights: Readonly<Record<string, Tensor>>): EncodeHooks;
+}
 
 /** A checkpoint in memory: data, no session. */
 export interface Encoder {
@@ -19,12 +32,14 @@ export interface Encoder {
   /** float32, under their Hub names without the `bert.` prefix. */
   readonly weights: Readonly<Record<string, HostTensor>>;
   readonly tokenizer: Tokenizer;
+  readonly addition?: Addition;
 }
 
 /** The fingerprint of an encoder's parts. */
-export function fingerprint({ config, weights, tokenizer, pooling }: Omit<Encoder, 'fingerprint'>): string {
+export function fingerprint({ config, weights, tokenizer, pooling, addition }: Omit<Encoder, 'fingerprint'>): string {
   const hash = createHash('sha256');
   hash.update(JSON.stringify({ config, pooling, maxLength: tokenizer.maxLength, files: tokenizer.files }));
+  if (addition) hash.update(addition.id);
   for (const name of Object.keys(weights).sort()) {
     const { dtype, shape, data } = weights[name]!;
     hash.update(JSON.stringify([name, dtype, shape]));

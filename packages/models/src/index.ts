@@ -1,8 +1,9 @@
 export { lengthBatches, padBatch, padTypes } from './batching.js';
 export { type Conv4, type Conv4Options, type Conv4Variant, conv4, type Normalise } from './conv4.js';
 export { type EmbedOptions, SentenceEmbedder } from './embedder.js';
-export { type EncodeOptions, encode, encodeLower, encodeUpper } from './encode.js';
-export { type Encoder, fingerprint } from './encoder.js';
+export { type EncodeOptions, encode, encodeLower, encodeUpper, encodeWith } from './encode.js';
+export type { EncodeHooks, TokenLayout } from './encode-hooks.js';
+export { type Addition, type Encoder, fingerprint } from './encoder.js';
 export { type EncoderConfig, type ModelType, readEncoderConfig } from './encoder-config.js';
 export { ModelError, type ModelErrorCode, modelErrorCodes } from './errors.js';
 export type { DownloadProgress, HubOptions } from './hub.js';

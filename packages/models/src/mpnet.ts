@@ -1,18 +1,7 @@
-import {
-  add,
-  arange,
-  constant,
-  type Dim,
-  gather,
-  maximum,
-  minimum,
-  reshape,
-  sub,
-  type Tensor,
-  transpose,
-} from '@fewtune/engine';
+import { add, arange, constant, gather, maximum, minimum, reshape, sub, type Tensor, transpose } from '@fewtune/engine';
+import { positionsAfter } from './encode-hooks.js';
 import { positionsFromPad } from './roberta.js';
-import { type Architecture, type LayerNames, maskBias, norm, weightOf } from './transformer-layer.js';
+import { type Architecture, type LayerNames, maskBiases, norm, promptWords, weightOf } from './transformer-layer.js';
 
 /** Distances from here on share the last bucket; `transformers`' modeling_mpnet has no option for it. */
 const maxDistance = 128;
@@ -23,27 +12,36 @@ const maxDistance = 128;
  */
 export const mpnet: Architecture = {
   embeddings: (backbone, { inputIds, attentionMask }) => {
-    const { weights, config } = backbone;
-    const positions = positionsFromPad(attentionMask, config.padId);
+    const { weights } = backbone;
+    const positions = positionsFromPad(backbone, attentionMask);
     const words = gather(weightOf(weights, 'embeddings.word_embeddings.weight'), inputIds);
     const places = gather(weightOf(weights, 'embeddings.position_embeddings.weight'), positions);
     return norm(backbone, add(words, places), 'embeddings.LayerNorm');
   },
-  scoreBias: ({ weights }, attentionMask) => {
-    const table = weightOf(weights, 'encoder.relative_attention_bias.weight'); // [buckets, heads]
-    return add(maskBias(attentionMask), relativeBias(table, attentionMask.shape[1]!)); // [batch, heads, seq, seq]
+  promptEmbeddings: (backbone, prompt) =>
+    norm(backbone, promptWords(backbone, prompt, backbone.config.padId + 1), 'embeddings.LayerNorm'),
+  // Distances of all tokens, those of a prompt standing before the sentence; a prefix has none.
+  scoreBias: (backbone, attentionMask) => {
+    const table = weightOf(backbone.weights, 'encoder.relative_attention_bias.weight'); // [buckets, heads]
+    const virtual = (backbone.hooks.prompt?.shape[0] as number | undefined) ?? 0;
+    const places = [positionsAfter(virtual, attentionMask.shape[1]!), arange(virtual)];
+    return maskBiases(backbone, attentionMask).map((row, i) =>
+      row.map((mask, j) => {
+        const distances = relativeBias(table, places[i]!, places[j]!);
+        return mask ? add(mask, distances) : distances; // [batch, heads, queries, keys]
+      }),
+    );
   },
   layerNames: mpnetLayerNames,
 };
 
-/** Bias of a key at distance `key - query`. @returns [heads, seq, seq] */
-function relativeBias(table: Tensor, seq: Dim): Tensor {
+/** Bias of a key at distance `key - query`. @returns [heads, queries, keys] */
+function relativeBias(table: Tensor, queries: Tensor, keys: Tensor): Tensor {
   const buckets = table.shape[0] as number;
   const byDistance = BigInt64Array.from({ length: 2 * maxDistance + 1 }, (_, i) =>
     BigInt(relativeBucket(i - maxDistance, buckets)),
   );
-  const at = arange(seq);
-  const distance = sub(reshape(at, [1, seq]), reshape(at, [seq, 1])); // [query, key]
+  const distance = sub(reshape(keys, [1, keys.shape[0]!]), reshape(queries, [queries.shape[0]!, 1])); // [query, key]
   const clipped = add(minimum(maximum(distance, -maxDistance), maxDistance), maxDistance);
   const bucketOf = constant({ dtype: 'int64', shape: [byDistance.length], data: byDistance });
   return transpose(gather(gather(table, bucketOf), clipped), [2, 0, 1]);

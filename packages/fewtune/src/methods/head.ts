@@ -1,10 +1,10 @@
 import { hostTensor, l2Normalize, linear } from '@fewtune/engine';
-import { type Encoder, encode, pool } from '@fewtune/models';
+import { type Encoder, encodeWith, pool } from '@fewtune/models';
 import type { ClassifierGraph } from '../artifact/graph.js';
 import type { LinearHead } from './linear/logistic.js';
 
 /**
- * A linear classifier on an encoder's sentence features: encode, pool, L2-normalise, x Wᵀ + b. The encoder's weights
+ * A linear classifier on an encoder's sentence features: encodeWith, pool, L2-normalise, x Wᵀ + b. The encoder's weights
  * keep their names; the head is `classifier.weight` [classes, hidden] and `classifier.bias` [classes].
  */
 export function headGraph(encoder: Encoder, head: LinearHead): ClassifierGraph {
@@ -19,7 +19,7 @@ export function headGraph(encoder: Encoder, head: LinearHead): ClassifierGraph {
       'classifier.bias': hostTensor('float32', [classes], head.bias),
     },
     forward(weights, inputs) {
-      const hidden = encode(encoder.config, weights, inputs); // [batch, seq, hidden]
+      const hidden = encodeWith(encoder, weights, inputs); // [batch, seq, hidden]
       const features = l2Normalize(pool(hidden, inputs.attentionMask, encoder.pooling)); // [batch, hidden]
       const logits = linear(features, weights['classifier.weight']!, weights['classifier.bias']!); // [batch, classes]
       return { logits, features };
