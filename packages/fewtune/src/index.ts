@@ -174,6 +174,14 @@ export {
 } from './methods/peft/lora-start.js';
 export { adapterFiles, adapterFromFiles, readAdapter, writeAdapter } from './methods/peft/peft-files.js';
 export { methods, parseOptions } from './methods/registry.js';
+export type { Look, TunedStep } from './methods/tune/best-weights.js';
+export type { TuneExamples } from './methods/tune/examples.js';
+export type { TuneOptions, TuneSchedule, Validation } from './methods/tune/options.js';
+export type { ParameterReport } from './methods/tune/report.js';
+export type { Score, Task, TaskKind } from './methods/tune/task.js';
+export { classification } from './methods/tune/tasks/classification.js';
+export { type TuneContext, type TuneEvent, tune } from './methods/tune/tune.js';
+export type { Tuned, TuneHistory } from './methods/tune/tuned.js';
 export type { Run } from './run.js';
 export { table } from './text.js';
 export { version } from './version.js';

@@ -85,6 +85,29 @@ export interface Learning<Task, Shown> {
   readonly rate: { readonly name: string; readonly value: number };
   /** What to do when that does not help. */
   readonly advice: string;
+  /** Whether a run that is interrupted leaves a checkpoint, where one is asked for. */
+  readonly keptOnInterrupt?: boolean;
+  /** For messages; meta-training when left out. */
+  readonly what?: string;
+  /** A look at the state after a good step, before the next begins; `ended` makes this step the last. */
+  after?(at: StepDone): Promise<{ readonly ended?: boolean; readonly shown?: Partial<Shown> }>;
+  /** What is kept in a checkpoint beside the state, and never gone back to when a step diverges. */
+  readonly kept?: Kept;
+}
+
+/** @see Learning.after */
+export interface StepDone {
+  /** Steps that were taken, this one counted. */
+  readonly step: number;
+  /** From 0. */
+  readonly epoch: number;
+}
+
+export interface Kept {
+  tensors(): Named<HostTensor>;
+  /** JSON. */
+  notes(): unknown;
+  restore(tensors: Named<HostTensor>, notes: unknown): void;
 }
 
 export type Batches<Task> =
@@ -124,8 +147,9 @@ export async function runEpochs<Task, Shown extends object>(
 
 /** Steps between two copies of the state that a diverging run goes back to. */
 const copyEvery = 10;
-/** Of names, in a checkpoint: the state that is gone back to. */
+/** Of names, in a checkpoint: the state that is gone back to, and what is kept beside it. */
 const goodWord = 'good';
+const keptWord = 'kept';
 
 interface RunOptions extends Pick<EpochOptions<never>, 'checkpoint' | 'signal'> {
   readonly epochs: number;
@@ -137,6 +161,7 @@ class EpochRun<Task, Shown extends object> {
   private readonly guard: RateGuard;
   private readonly epochLosses: number[];
   private steps: number;
+  private ended: boolean;
   /** The last state whose loss was good. */
   private good: Named<HostTensor> | undefined;
 
@@ -150,17 +175,21 @@ class EpochRun<Task, Shown extends object> {
     this.guard = new RateGuard(rateHalvings, from.guard);
     this.epochLosses = from.epochLosses.map((loss) => loss ?? Number.NaN); // JSON has null for NaN
     this.steps = from.steps;
+    this.ended = from.ended ?? false;
   }
 
   async restore(snapshot: Named<HostTensor>): Promise<void> {
     const good = under(goodWord, snapshot);
     if (Object.keys(good).length > 0) this.good = good;
-    const isGood = (name: string) => name.startsWith(`${goodWord}/`);
-    await this.learning.restore(Object.fromEntries(Object.entries(snapshot).filter(([name]) => !isGood(name))));
+    this.learning.kept?.restore(under(keptWord, snapshot), this.from.notes);
+    const besides = (name: string) => name.startsWith(`${goodWord}/`) || name.startsWith(`${keptWord}/`);
+    await this.learning.restore(Object.fromEntries(Object.entries(snapshot).filter(([name]) => !besides(name))));
   }
 
   async all(batches: Batches<Task>): Promise<EpochResult> {
-    for (let epoch = this.from.epoch; epoch < this.options.epochs; epoch++) await this.epoch(batches, epoch);
+    for (let epoch = this.from.epoch; epoch < this.options.epochs && !this.ended; epoch++) {
+      await this.epoch(batches, epoch);
+    }
     return { steps: this.steps, rateHalvings: this.guard.halvings, epochLosses: this.epochLosses };
   }
 
@@ -171,6 +200,7 @@ class EpochRun<Task, Shown extends object> {
     let count = 0;
     for await (const tasks of typeof batches === 'function' ? batches(epoch) : batches) {
       if (count++ < done) continue;
+      if (signal?.aborted && this.learning.keptOnInterrupt) await this.keep(epoch, count - 1, sum, good);
       throwIfAborted(signal);
       if (tasks.length === 0) throw new FewtuneError('ROWS_EMPTY', 'a batch has no task; give it at least one.');
       const { trouble, loss, lr, shown } = await this.step(tasks, epoch);
@@ -179,9 +209,13 @@ class EpochRun<Task, Shown extends object> {
         good++;
       }
       const warning = trouble === undefined ? {} : { warning: await this.goBack(trouble) };
+      const found = trouble === undefined ? await this.learning.after?.({ step: this.steps, epoch }) : undefined;
+      this.ended = found?.ended ?? false;
       if (checkpoint?.every && this.steps % checkpoint.every === 0) await this.keep(epoch, count, sum, good);
       const elapsedMs = performance.now() - this.started;
-      this.onStep({ epoch: epoch + 1, epochs, step: this.steps, loss, lr, ...shown, elapsedMs, ...warning });
+      const all = { ...shown, ...found?.shown };
+      this.onStep({ epoch: epoch + 1, epochs, step: this.steps, loss, lr, ...all, elapsedMs, ...warning });
+      if (this.ended) break;
     }
     if (count === 0) throw new FewtuneError('ROWS_EMPTY', `epoch ${epoch + 1} has no batch of tasks.`);
     this.epochLosses.push(sum / good);
@@ -216,7 +250,7 @@ class EpochRun<Task, Shown extends object> {
     const tried = guard.halvings > 0 ? ` ${rate.name} was halved ${guard.halvings} times, which did not help.` : '';
     throw new FewtuneError(
       'LOSS_NOT_FINITE',
-      `meta-training diverged in step ${steps}: ${trouble}.${tried} ${advice} The weights are the last good ones.`,
+      `${this.learning.what ?? 'meta-training'} diverged in step ${steps}: ${trouble}.${tried} ${advice} The weights are the last good ones.`,
     );
   }
 
@@ -224,11 +258,19 @@ class EpochRun<Task, Shown extends object> {
     const { checkpoint, configuration } = this.options;
     const state = checkpoint && (await this.learning.snapshot());
     if (!state) return;
-    const { steps, epochLosses } = this;
+    const { steps, epochLosses, ended } = this;
+    const { kept } = this.learning;
     const progress = { epoch, batches, sum, good, steps, epochLosses, guard: this.guard.state() };
-    await writeCheckpoint(checkpoint.path, configuration, progress, {
-      ...state,
-      ...prefixed(goodWord, this.good ?? {}),
-    });
+    const besides = { ...(ended && { ended }), ...(kept && { notes: kept.notes() }) };
+    await writeCheckpoint(
+      checkpoint.path,
+      configuration,
+      { ...progress, ...besides },
+      {
+        ...state,
+        ...prefixed(goodWord, this.good ?? {}),
+        ...prefixed(keptWord, kept?.tensors() ?? {}),
+      },
+    );
   }
 }

@@ -17,6 +17,10 @@ export interface Progress {
   /** Of this epoch's batches, those that did not diverge; all when left out. */
   readonly good?: number;
   readonly guard?: GuardState;
+  /** The run came to its end before its last epoch. */
+  readonly ended?: boolean;
+  /** Of what is kept beside the state. */
+  readonly notes?: unknown;
 }
 
 /** One text for the names and values of tensors that do not change in a run. */
@@ -85,7 +89,7 @@ export async function openCheckpoint(
   const configuration = parsed(metadata.configuration);
   const progress = parsed(metadata.progress);
   if (!configuration || !progress) {
-    throw new FewtuneError('FILE_UNREADABLE', `${path} holds tensors, but is no checkpoint of meta-training.`);
+    throw new FewtuneError('FILE_UNREADABLE', `${path} holds tensors, but is no checkpoint of a training.`);
   }
   return { configuration, progress, state: tensors };
 }

@@ -67,7 +67,7 @@ describe('checkpoints', () => {
     writeFileSync(join(folder, 'cut'), readFileSync(path).subarray(0, 100));
     await expect(resume({}, join(folder, 'cut'))).rejects.toMatchObject({ code: 'FILE_UNREADABLE' });
     await writeSafetensors(join(folder, 'other'), model.weights, { configuration: '{', progress: '{}' });
-    await expect(resume({}, join(folder, 'other'))).rejects.toThrow('no checkpoint of meta-training');
+    await expect(resume({}, join(folder, 'other'))).rejects.toThrow('no checkpoint of a training');
     const nowhere = maml.metaTrain(given, { checkpoint: { path: join(folder, 'no', 'folder') } });
     await expect(nowhere.result).rejects.toMatchObject({ code: 'OUTPUT_UNWRITABLE' });
   });

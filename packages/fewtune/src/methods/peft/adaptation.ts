@@ -53,3 +53,7 @@ export function parseAdaptation<Schema extends z.ZodType>(name: string, schema: 
 export function withoutPooler(weights: Named<HostTensor>): Record<string, HostTensor> {
   return Object.fromEntries(Object.entries(weights).filter(([name]) => !name.startsWith('pooler.')));
 }
+
+/** Biases and norms do not decay, as is usual for transformers; nor do lengths and factors that are not near 0. */
+export const decays = (name: string): boolean =>
+  !/bias$|LayerNorm|layer_norm|magnitude_vector$|ia3_l$|vera_lambda/.test(name);

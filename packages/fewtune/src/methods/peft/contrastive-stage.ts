@@ -11,6 +11,7 @@ import {
 import { type Encoder, encode, type LinearFn, packBatch, packedSpecs, packingOf, pool } from '@fewtune/models';
 import type { Random } from '../../data/random.js';
 import { FewtuneError, throwIfAborted } from '../../errors.js';
+import { decays } from './adaptation.js';
 import { classBatches } from './class-batches.js';
 import { supervisedContrastive } from './supervised-contrastive.js';
 
@@ -85,10 +86,9 @@ export async function contrastiveStage(
       const z = l2Normalize(pool(hidden, batch.attentionMask, encoder.pooling));
       return supervisedContrastive(z, batch.labels, temperature);
     },
-    // Biases and norms do not decay, as is usual for transformers; nor do lengths and factors that are not near 0.
     optimizer: adamW({
       weightDecay,
-      decays: (name) => !/bias$|LayerNorm|layer_norm|magnitude_vector$|ia3_l$|vera_lambda/.test(name),
+      decays,
       lrScale: (name) => trainable.lrScale?.(name) ?? 1,
     }),
     schedule: linearDecay({ lr, steps, warmup: Math.round(steps * options.warmup) }),

@@ -1,0 +1,53 @@
+import type { Encoder } from '@fewtune/models';
+import { stratifiedSplit } from '../../data/split.js';
+import { FewtuneError } from '../../errors.js';
+import { tokenise } from './examples.js';
+import type { Validation } from './options.js';
+import type { Task } from './task.js';
+
+/** Rows of a task, with their token ids. */
+export interface Rows {
+  readonly task: Task;
+  readonly rows: readonly number[];
+  readonly ids: readonly (readonly number[])[];
+}
+
+/**
+ * The examples that are learned from, and those that the run is judged by.
+ *
+ * @param ids token ids of all examples
+ * @throws FewtuneError OPTION_INVALID, ROWS_EMPTY
+ */
+export function splitRows(
+  encoder: Pick<Encoder, 'tokenizer'>,
+  task: Task,
+  ids: readonly (readonly number[])[],
+  validation: Validation | undefined,
+  seed: number,
+): { train: Rows; heldOut?: Rows } {
+  const all = [...ids.keys()];
+  if (!validation) return { train: { task, rows: all, ids } };
+  const { on } = validation;
+  if (typeof on !== 'number') {
+    const others = tokenise(encoder, on.examples);
+    if (on.task.kind !== task.kind || on.task.outputs.join('\n') !== task.outputs.join('\n')) {
+      throw new FewtuneError(
+        'OPTION_INVALID',
+        'validation.on: its task must have the kind and outputs of the one trained.',
+      );
+    }
+    return { train: { task, rows: all, ids }, heldOut: { task: on.task, rows: [...others.keys()], ids: others } };
+  }
+  if (!(on > 0 && on < 1)) {
+    throw new FewtuneError('OPTION_INVALID', `validation.on is ${on}; a share lies between 0 and 1.`);
+  }
+  const split = stratifiedSplit(task.strata ?? new Int32Array(ids.length), on, seed);
+  const part = (chosen: Int32Array): Rows => {
+    const rows = Array.from(chosen);
+    return { task, rows, ids: rows.map((row) => ids[row]!) };
+  };
+  if (split.test.length === 0) {
+    throw new FewtuneError('ROWS_EMPTY', `validation.on: a share of ${on} of ${ids.length} examples is none.`);
+  }
+  return { train: part(split.train), heldOut: part(split.test) };
+}

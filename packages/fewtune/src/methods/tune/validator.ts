@@ -1,0 +1,89 @@
+import { compile, constant, type HostTensor, type Named, type Program, sizeOf, type TensorSpec } from '@fewtune/engine';
+import { lengthBatches } from '@fewtune/models';
+import { throwIfAborted } from '../../errors.js';
+import { mapValues, prefixed, under } from '../named.js';
+import type { Adaptation } from '../peft/adaptation.js';
+import { batchSpecs, type TunedModel, targetsIn, taskLogits } from './forward.js';
+import { joined } from './logits.js';
+import type { Score, Task } from './task.js';
+import { feedsOf } from './tune-program.js';
+
+/** What a look at held-out examples found. */
+export interface HeldOut {
+  readonly loss: number;
+  readonly score: Score;
+}
+
+/** Tokens of one batch, as in `SentenceEmbedder`. */
+const tokensPerBatch = 768;
+
+/** Loss and score on examples that are not learned from, by weights that change: these are inputs of its program. */
+export class Validator {
+  private constructor(
+    private readonly model: TunedModel & { readonly adaptation: Adaptation; readonly task: Task },
+    private readonly rows: readonly number[],
+    private readonly ids: readonly (readonly number[])[],
+    private readonly program: Program<Named<HostTensor>, Named<HostTensor>>,
+  ) {}
+
+  /**
+   * @param params of which names and sizes count
+   * @param rows   those of the task that are looked at
+   * @param ids    token ids of each of these rows
+   */
+  static async open(
+    model: TunedModel & { readonly adaptation: Adaptation; readonly task: Task },
+    params: Named<HostTensor>,
+    rows: readonly number[],
+    ids: readonly (readonly number[])[],
+    threads?: number,
+  ): Promise<Validator> {
+    const { adaptation, task } = model;
+    const specs: Record<string, TensorSpec> = {
+      ...batchSpecs(task),
+      ...prefixed(
+        'param',
+        mapValues(params, ({ dtype, shape }) => ({ dtype, shape })),
+      ),
+    };
+    const program = await compile(
+      (inputs) => {
+        const frozen = mapValues(adaptation.frozen, (value, name) => constant(value, name));
+        const logits = taskLogits(model, under('param', inputs), frozen, inputs);
+        const targets = targetsIn(inputs);
+        const weight = task.weight?.(targets) ?? sizeOf([inputs.inputIds!.shape[0]!], 'float32');
+        return { logits, loss: task.loss(logits, targets), weight };
+      },
+      specs,
+      { threads, name: 'validation' },
+    );
+    return new Validator(model, rows, ids, program as Program<Named<HostTensor>, Named<HostTensor>>);
+  }
+
+  /** @throws FewtuneError INTERRUPTED */
+  async look(params: Named<HostTensor>, signal?: AbortSignal): Promise<HeldOut> {
+    const { task } = this.model;
+    const found: Float32Array[] = [];
+    let [losses, weights] = [0, 0];
+    for (const batch of lengthBatches(this.ids, { tokensPerBatch })) {
+      throwIfAborted(signal);
+      const ids = batch.map((index) => this.ids[index]!);
+      const feeds = feedsOf(this.model, { rows: batch.map((index) => this.rows[index]!), ids });
+      const { logits, loss, weight } = await this.program.run({ ...feeds, ...prefixed('param', params) });
+      const own = Number(weight!.data[0]);
+      if (own > 0) losses += own * Number(loss!.data[0]); // a mean over nothing is no number
+      weights += own;
+      const perRow = ids.map((row) => task.outputs.length * (task.reads === 'tokens' ? row.length : 1));
+      let at = 0;
+      for (const [i, index] of batch.entries()) {
+        found[index] = (logits!.data as Float32Array).slice(at, at + perRow[i]!);
+        at += perRow[i]!;
+      }
+    }
+    return { loss: losses / weights, score: task.score(joined(found), this.rows) };
+  }
+
+  async dispose(): Promise<void> {
+    await this.program.dispose();
+  }
+}
