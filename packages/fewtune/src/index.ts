@@ -188,6 +188,14 @@ export { version } from './version.js';
 export { describeData, describeReport } from './workflow/describe.js';
 export { type Evaluation, evaluate } from './workflow/evaluate.js';
 export type { TrainEvent, TrainStage } from './workflow/events.js';
+export {
+  type FinetunedOnnx,
+  type FinetuneEvent,
+  type FinetuneOnnxOptions,
+  type FinetuneOnnxRun,
+  finetuneOnnx,
+  type MergeReport,
+} from './workflow/finetune-onnx.js';
 export type { Forgotten } from './workflow/forget-class.js';
 export type { Learned, LearnOptions } from './workflow/learn-class.js';
 export { load } from './workflow/load.js';

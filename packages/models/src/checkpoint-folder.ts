@@ -100,7 +100,13 @@ export function pickleError(source: string, file: string): ModelError {
   );
 }
 
-async function readTokenizer(folder: string, maxPositions: number): Promise<Tokenizer> {
+/**
+ * The tokenizer of a folder in the Hub's layout.
+ *
+ * @param maxPositions the model's limit; what the folder states may be lower
+ * @throws ModelError ENCODER_INCOMPLETE, TOKENIZER_INVALID
+ */
+export async function readTokenizer(folder: string, maxPositions: number): Promise<Tokenizer> {
   const json = await readText(folder, 'tokenizer.json');
   if (json === undefined) {
     throw new ModelError(
@@ -117,7 +123,7 @@ async function readTokenizer(folder: string, maxPositions: number): Promise<Toke
 }
 
 /** The pooling that sentence-transformers wrote down; mean where nothing is said. */
-async function readPooling(folder: string): Promise<Pooling> {
+export async function readPooling(folder: string): Promise<Pooling> {
   const config = await optionalJson(folder, '1_Pooling/config.json');
   const modes = Object.keys(config ?? {}).filter((key) => key.startsWith('pooling_mode_') && config?.[key] === true);
   if (typeof config?.pooling_mode === 'string') modes.push(`pooling_mode_${config.pooling_mode}`);

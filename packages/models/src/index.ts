@@ -1,4 +1,5 @@
 export { lengthBatches, padBatch, padTypes } from './batching.js';
+export { readPooling, readTokenizer } from './checkpoint-folder.js';
 export { type Conv4, type Conv4Options, type Conv4Variant, conv4, type Normalise } from './conv4.js';
 export { type EmbedOptions, SentenceEmbedder } from './embedder.js';
 export { type EncodeOptions, encode, encodeLower, encodeUpper, encodeWith } from './encode.js';

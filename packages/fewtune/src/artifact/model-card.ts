@@ -46,7 +46,7 @@ Any ONNX Runtime reads \`onnx/model.onnx\`: inputs \`input_ids\` and \`attention
 
 \`${inline(trainingData.source)}\`: ${trainingData.examples} examples of ${trainingData.classes} classes; seed ${manifest.seed}.
 ${trainingData.repairs.length === 0 ? '' : `\n${trainingData.repairs.map((r) => `- ${r.count} × ${r.kind}: ${r.remedy}`).join('\n')}\n`}
-Tried: ${advice.tried.map((t) => `${t.method}${t.accuracy === undefined ? '' : ` ${percent(t.accuracy)}`}`).join(', ')}. ${advice.rule}
+${advice.tried.length === 0 ? '' : `Tried: ${advice.tried.map((t) => `${t.method}${t.accuracy === undefined ? '' : ` ${percent(t.accuracy)}`}`).join(', ')}. `}${advice.rule}
 
 ${support === undefined ? '' : keptExamples(support)}## Labels
 

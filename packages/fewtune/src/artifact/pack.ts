@@ -75,11 +75,15 @@ function exportClassifier(graph: ClassifierGraph, temperature: number): Uint8Arr
   );
 }
 
-function configJson(graph: ClassifierGraph, labels: readonly string[]): string {
+/** config.json of a classifier: `config` is that of its encoder. */
+export function configJson(
+  { config, modelType }: Pick<ClassifierGraph, 'config' | 'modelType'>,
+  labels: readonly string[],
+): string {
   return printConfig({
-    ...graph.config,
-    architectures: [architectures[graph.modelType] ?? 'BertForSequenceClassification'],
-    model_type: graph.modelType,
+    ...config,
+    architectures: [architectures[modelType] ?? 'BertForSequenceClassification'],
+    model_type: modelType,
     problem_type: 'single_label_classification',
     ...labelFields(labels),
   });

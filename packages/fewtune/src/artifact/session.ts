@@ -1,4 +1,4 @@
-import { type OnnxSession, openOnnx } from '@fewtune/engine';
+import { type OnnxSession, openOnnx, zeros } from '@fewtune/engine';
 import { createTokenizer, lengthBatches, padBatch, type Tokenizer } from '@fewtune/models';
 import { throwIfAborted } from '../errors.js';
 
@@ -68,12 +68,17 @@ export class ClassifierSession {
     const results: Record<string, Float32Array> = Object.fromEntries(
       this.onnx.outputs.map((name) => [name, new Float32Array()]),
     );
+    const hasTypes = this.onnx.inputs.includes('token_type_ids');
     let finished = 0;
     for (const batch of lengthBatches(ids, { tokensPerBatch })) {
       throwIfAborted(options.signal);
       const rows = batch.map((row) => ids[row]!);
       const { inputIds, attentionMask } = padBatch(rows, this.tokenizer.padId);
-      const outputs = await this.onnx.run({ input_ids: inputIds, attention_mask: attentionMask });
+      const outputs = await this.onnx.run({
+        input_ids: inputIds,
+        attention_mask: attentionMask,
+        ...(hasTypes && { token_type_ids: zeros('int64', inputIds.shape) }), // of models exported elsewhere
+      });
       for (const [name, { data, shape }] of Object.entries(outputs)) {
         const width = shape[1]!;
         if (finished === 0) results[name] = new Float32Array(texts.length * width);

@@ -3,6 +3,7 @@ import { version } from '../version.js';
 import { doctorCommand } from './doctor.js';
 import { evaluateCommand } from './evaluate.js';
 import { exitCodeOf, reportError } from './failure.js';
+import { finetuneCommand } from './finetune.js';
 import { forgetCommand } from './forget.js';
 import { learnCommand } from './learn.js';
 import { metaTrainCommand } from './meta-train.js';
@@ -26,6 +27,7 @@ async function main(argv: readonly string[]): Promise<number> {
     .showSuggestionAfterError();
   for (const command of [
     trainCommand,
+    finetuneCommand,
     predictCommand,
     evaluateCommand,
     learnCommand,

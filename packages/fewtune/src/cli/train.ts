@@ -98,7 +98,7 @@ async function runTraining(
 }
 
 /** `--test 0.2` is a fraction, anything else a file. */
-async function testFrom(
+export async function testFrom(
   given: string | undefined,
   columns: { text?: string; label?: string; signal: AbortSignal },
 ): Promise<TextDataset | number | undefined> {

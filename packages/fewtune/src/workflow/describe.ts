@@ -36,10 +36,10 @@ export function describeReport(report: ModelReport): string {
   const { changes = [] } = report;
   const [low, high] = metrics.accuracyInterval;
   const lines = [
-    table(['method', 'accuracy', '95 % interval', 'rows', 'time', ''], rows),
+    ...(rows.length === 0 ? [] : [table(['method', 'accuracy', '95 % interval', 'rows', 'time', ''], rows)]),
     ...advice.skipped.map(({ method, reason }) => `skipped ${method}: ${reason}`),
     ...(margin === undefined ? [] : [describeMargin(advice.chosen, margin)]),
-    '',
+    ...(rows.length === 0 ? [] : ['']),
     `method    ${method.name}${encoder === undefined ? '' : ` on ${encoder.id}`}`,
     ...(encoder?.start === undefined ? [] : [`start     ${describeStart(encoder.start)}`]),
     `accuracy  ${percent(metrics.accuracy)}  (95 % interval ${percent(low)} to ${percent(high)})`,

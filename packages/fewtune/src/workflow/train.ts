@@ -246,6 +246,7 @@ function heldOutLogits(data: Labelled, folds: Int32Array, outOfFold: OutOfFold) 
   };
 }
 
-function fingerprintOf({ texts, labels, classes }: Labelled): string {
+/** SHA-256 over the rows that were learned from, in order. */
+export function fingerprintOf({ texts, labels, classes }: Labelled): string {
   return sha256Of(JSON.stringify(texts.map((text, row) => [text, classes[labels[row]!]])));
 }

@@ -47,6 +47,8 @@ export interface LoraAdapter extends AdapterParts {
   /** Ranks and alphas of some modules: a pattern matches a whole name, or what follows one of its dots. */
   readonly rankPattern?: Readonly<Record<string, number>>;
   readonly alphaPattern?: Readonly<Record<string, number>>;
+  /** The base keeps the weights as [in, out], as Conv1D does; A and B are the same either way. */
+  readonly fanInFanOut?: boolean;
 }
 
 /** (IA)³: `weights` holds `<module>.ia3_l`, [out, 1] or, in layers whose inputs are scaled, [1, in]. */

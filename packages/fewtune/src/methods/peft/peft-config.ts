@@ -23,6 +23,7 @@ const loraSchema = z.looseObject({
   r: rank(8),
   lora_alpha: z.number().default(8),
   use_rslora: z.boolean().nullish(),
+  fan_in_fan_out: z.boolean().nullish(), // of no effect on A and B, but told on
   rank_pattern: pattern(z.number().int().positive()),
   alpha_pattern: pattern(z.number()),
   init_lora_weights: z.union([z.boolean(), z.string()]).nullish(),
@@ -39,7 +40,7 @@ const withoutEffect = new Set([
   'layers_to_transform',
   'layers_pattern',
   'modules_to_save',
-  'fan_in_fan_out', // PEFT itself ignores it at layers that are no Conv1D
+  'fan_in_fan_out', // read for LoRA; PEFT itself ignores it at layers that are no Conv1D
   'bias', // the biases stand in the file
   'lora_bias',
   'use_dora', // the magnitudes do
@@ -116,6 +117,7 @@ function readLora(config: z.infer<typeof loraSchema>, source: string): AdapterSe
     rank: config.r,
     alpha: config.lora_alpha,
     ...(config.use_rslora && { rsLora: true }),
+    ...(config.fan_in_fan_out && { fanInFanOut: true }),
     ...(some(config.rank_pattern) && { rankPattern: config.rank_pattern }),
     ...(some(config.alpha_pattern) && { alphaPattern: config.alpha_pattern }),
     ...readCommon(config),
@@ -191,6 +193,7 @@ function loraFields(adapter: LoraAdapter, modules: readonly string[]): Record<st
     r: adapter.rank,
     lora_alpha: adapter.alpha,
     ...(adapter.rsLora && { use_rslora: true }),
+    ...(adapter.fanInFanOut && { fan_in_fan_out: true }),
     ...(has('.lora_magnitude_vector') && { use_dora: true }),
     ...(has('.lora_B.bias') && { lora_bias: true }),
     ...(some(ranks) && { rank_pattern: ranks }),
