@@ -152,6 +152,7 @@ export {
   type TracedTree,
 } from './program/program.js';
 export type { ShadowOptions, ShadowReport } from './program/shadow.js';
+export { planStep, type StepFlops, type StepMemory, type StepPlan } from './program/step-plan.js';
 export type { AccumulateOptions, TrainStepOptions } from './program/train-options.js';
 export { type TrainStep, trainStep } from './program/train-step.js';
 export type { HostBatch, StepMetrics, TracedBatch, UpdateOptions } from './program/update.js';

@@ -9,7 +9,7 @@ import type { HostTensor } from '../host-tensor.js';
 import { arrayType } from '../host-tensor.js';
 import { writeOnnx } from '../onnx/model.js';
 import { isFloat } from '../ops/compare.js';
-import type { Node, Tensor } from '../tensor.js';
+import type { Node, Tensor, TensorSpec } from '../tensor.js';
 import { constantValue } from '../tensor.js';
 import { emitTraced } from './emitter.js';
 import { emitGraph, type TracedGraph, writtenNodes } from './graph.js';
@@ -154,7 +154,7 @@ function* chunks(graph: TracedGraph, sizes: Sizes): Generator<Tensor[]> {
 }
 
 /** Bytes of a value, with numbers for its symbols. */
-export function bytesOf({ shape, dtype }: Tensor, sizes: Sizes): number {
+export function bytesOf({ shape, dtype }: TensorSpec, sizes: Sizes): number {
   const elements = shape.reduce<number>((total, dim) => {
     const { factor, symbols } = factorsOf(dim);
     return symbols.reduce((product, symbol) => product * (sizes.get(symbol) ?? 1), total * factor);
