@@ -1,5 +1,7 @@
 import { isSymbolic } from '../dims.js';
 import { identity, startAfter } from '../ops/control.js';
+import { concat, slice } from '../ops/indexing.js';
+import { reshape } from '../ops/shape.js';
 import type { Op } from '../tensor.js';
 import { applyAll, constantValue, isPlaceholder, scalar, type Tensor } from '../tensor.js';
 import type { Tree } from '../tree.js';
@@ -58,6 +60,24 @@ function restartedAt(outside: readonly Tensor[]): boolean[] {
   return chosen.some(Boolean) ? chosen : possible;
 }
 
+/**
+ * Gradients of which those that lead on to earlier segments wait for the others. A runtime may else go down all segments
+ * first and multiply weight gradients in the end: until then, what every segment computed again would have to stay.
+ */
+function oneAfterTheOther(
+  gradients: readonly (Tensor | undefined)[],
+  leadsOn: readonly boolean[],
+): readonly (Tensor | undefined)[] {
+  const others = gradients.flatMap((gradient, i) => (gradient && !leadsOn[i] && gradient.rank > 0 ? [gradient] : []));
+  const ends = others.filter(({ dtype }) => dtype === others[0]!.dtype);
+  if (ends.length === 0) return gradients;
+  const first = concat(
+    ends.map((gradient) => slice(reshape(gradient, [-1]), 0, 0, 1)),
+    0,
+  );
+  return gradients.map((gradient, i) => (gradient && leadsOn[i] ? startAfter(gradient, first) : gradient));
+}
+
 /** A weight or another input of the program, perhaps under a name of its own. */
 function isGiven({ node }: Tensor): boolean {
   let at = node;
@@ -85,7 +105,7 @@ function checkpointOp(
         arrived.map(([, cotangent]) => cotangent),
         fresh,
       );
-      return [...outputs.map(() => undefined), ...found];
+      return [...outputs.map(() => undefined), ...oneAfterTheOther(found, repeated)];
     },
     lower: (wrap) => checkpointOp(count, repeated, wrap(compute) as typeof compute),
     batch: (inputs, { batched, full, map }) => {
