@@ -17,6 +17,7 @@ export default defineConfig({
   ],
   test: {
     include: ['packages/*/src/**/*.test.ts', 'packages/*/test/**/*.test.ts', 'bench/**/*.test.ts'],
+    globalSetup: 'vitest.temporary.ts',
     testTimeout: 60_000,
     // Two workers: each runs ONNX Runtime sessions of its own, and the reference machine has two cores.
     maxWorkers: 2,

@@ -20,6 +20,7 @@ describe('meets', () => {
     ['<= 1.25x peer', 125, 100, true],
     ['<= 0.05x peer', 6, 100, false],
     ['> 1x peer', 0.8, 0.8, false],
+    ['>= -1.2', -1.1, undefined, true],
     ['> 1x peer', 0.8, null, null],
     ['> 1x peer', 0.8, undefined, null],
     ['>= 0.80', null, undefined, null],

@@ -9,7 +9,7 @@ export interface Row {
   readonly peerName?: string;
   /** ours / peer */
   readonly ratio?: number | null;
-  /** `">= 0.80"`, `"<= 1.25x peer"`, `"> 1x peer"`; null for a row that only informs. */
+  /** `">= 0.80"`, `"<= 1.25x peer"`, `"> 1x peer"`, `">= -1.2"`; null for a row that only informs. */
   readonly target: string | null;
   readonly meets: boolean | null;
   readonly note?: string;
@@ -39,7 +39,7 @@ const comparisons: Record<string, (a: number, b: number) => boolean> = {
  */
 export function meets(target: string | null, ours: number | null, peer?: number | null): boolean | null {
   if (target === null) return null;
-  const parts = /^(>=|<=|>|<) (\d+(?:\.\d+)?)(x peer)?$/.exec(target);
+  const parts = /^(>=|<=|>|<) (-?\d+(?:\.\d+)?)(x peer)?$/.exec(target);
   if (!parts) throw new Error(`target ${JSON.stringify(target)} is not like ">= 0.83" or "<= 0.9x peer"`);
   const [, comparison, number, relative] = parts;
   if (ours === null || (relative && (peer === null || peer === undefined))) return null;
