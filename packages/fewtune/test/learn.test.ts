@@ -99,6 +99,22 @@ describe.each(['prototype', 'linear'])('a model of the method %s', (method) => {
   });
 });
 
+test('of two changes to one folder at once the later is refused, and none is lost', async () => {
+  const shared = join(root, 'shared');
+  await using model = await open('prototype');
+  await model.save(shared);
+  await using one = await open('shared');
+  await using other = await open('shared');
+  await one.learn('login', passwords);
+  await one.save(shared);
+  await one.learn('login', ['the password page is blank'], { more: true });
+  await one.save(shared); // its own change stands in no one's way
+  await other.learn('hours', ['when do you open']);
+  await expect(other.save(shared)).rejects.toMatchObject({ code: 'MODEL_CORRUPT', message: /another change/ });
+  await using after = await open('shared');
+  expect(after.labels).toContain('login');
+});
+
 test('the nearest kept examples explain a prediction', async () => {
   await using model = await open('linear');
   const [nearest] = await model.explain([old[0]!], { nearest: 4 });

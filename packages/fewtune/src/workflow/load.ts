@@ -1,4 +1,6 @@
+import type { ModelReport } from '../artifact/classifier.js';
 import { type LoadOptions, openModel, readFolder } from '../artifact/load.js';
+import type { ModelChange } from '../artifact/manifest.js';
 import { FewtuneError } from '../errors.js';
 import { TrainedModel } from './trained-model.js';
 
@@ -14,15 +16,22 @@ import { TrainedModel } from './trained-model.js';
 export async function load(folder: string, options: LoadOptions = {}): Promise<TrainedModel> {
   const state = await openModel(folder, options);
   // What is needed for saving only is read then, and not held until then.
-  const files = async () => {
+  const files = async (current: ModelReport) => {
     const { manifest, files: found } = await readFolder(folder);
-    if (manifest.created !== state.report.created) {
+    const isOther = manifest.created !== current.created;
+    if (isOther || !continues(current.changes, manifest.changes)) {
       throw new FewtuneError(
         'MODEL_CORRUPT',
-        `${folder}: another model was written there since this one was opened. Load it again.`,
+        `${folder}: ${isOther ? 'another model was written' : 'another change was saved'} there since this one was ` +
+          'opened. Load it again, and make the change anew.',
       );
     }
     return found;
   };
   return new TrainedModel(state, files, { isQuantized: options.weights === 'quantized' });
+}
+
+/** Whether a history goes on from another: then nobody else's change is lost when it is saved. */
+function continues(history: readonly ModelChange[] = [], earlier: readonly ModelChange[] = []): boolean {
+  return earlier.every(({ at }, i) => history[i]?.at === at);
 }

@@ -162,7 +162,10 @@ async function learn(data: TextDataset, options: TrainOptions, log: StageLog): P
   };
   const session = await ClassifierSession.open(packed, { threads: options.threads });
   log.emit('evaluate', 0);
-  const measured = await measure();
+  const measured = await measure().catch(async (error: unknown) => {
+    await session.dispose();
+    throw error;
+  });
   log.emit('evaluate', 1, { accuracy: measured.metrics.accuracy });
   const usedEncoder = name === 'tfidf' ? undefined : await context.encoder();
   const report: ModelReport = {

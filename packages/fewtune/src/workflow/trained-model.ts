@@ -1,4 +1,4 @@
-import { Classifier, type ModelState } from '../artifact/classifier.js';
+import { Classifier, type ModelReport, type ModelState } from '../artifact/classifier.js';
 import { writeFolder } from '../artifact/folder.js';
 import { completeFolder, repackModel } from '../artifact/pack.js';
 import type { ModelFiles } from '../artifact/session.js';
@@ -10,7 +10,7 @@ import { type Learned, type LearnOptions, learnClass } from './learn-class.js';
 
 /** A classifier with all it is saved as: just trained or loaded, it runs, learns and forgets classes, and saves itself. */
 export class TrainedModel extends Classifier {
-  private readonly files: () => Promise<ModelFiles>;
+  private readonly files: (current: ModelReport) => Promise<ModelFiles>;
   private readonly isQuantized: boolean;
   /** The change under way; the next one waits for it. */
   private changing: Promise<unknown> = Promise.resolve();
@@ -19,7 +19,7 @@ export class TrainedModel extends Classifier {
    * @param files its running parts, whatever head and labels they have: saving writes those of now
    * @param options.isQuantized whether the session runs the int8 weights
    */
-  constructor(state: ModelState, files: () => Promise<ModelFiles>, { isQuantized = false } = {}) {
+  constructor(state: ModelState, files: (current: ModelReport) => Promise<ModelFiles>, { isQuantized = false } = {}) {
     super(state);
     this.files = files;
     this.isQuantized = isQuantized;
@@ -28,13 +28,14 @@ export class TrainedModel extends Classifier {
   /**
    * Writes the model folder; a model that stands there is replaced as a whole.
    *
-   * @throws FewtuneError OUTPUT_UNWRITABLE when the place cannot be written to or holds something else; INTERRUPTED
+   * @throws FewtuneError OUTPUT_UNWRITABLE when the place cannot be written to or holds something else; MODEL_CORRUPT
+   *   when the folder that the model was loaded from has been changed since; INTERRUPTED
    */
   async save(folder: string, options: { signal?: AbortSignal } = {}): Promise<void> {
     await this.changing.catch(() => {}); // whoever asked for the change is told
     throwIfAborted(options.signal);
     const { report, learned } = this.state;
-    const packed = await this.files();
+    const packed = await this.files(report);
     const current = learned === undefined ? packed : repackModel(packed, { ...learned, labels: report.labels });
     await writeFolder(folder, completeFolder(current, report));
   }
