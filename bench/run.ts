@@ -11,6 +11,7 @@ import { fewshotProduct } from './seed/fewshot-product.js';
 import { fewshotSpeed } from './seed/fewshot-speed.js';
 import { memory } from './seed/memory.js';
 import { omniglot, omniglotParts } from './seed/omniglot.js';
+import { peft, peftParts } from './seed/peft.js';
 import { quickstart } from './seed/quickstart.js';
 
 const benchmarks: readonly Benchmark[] = [
@@ -23,6 +24,7 @@ const benchmarks: readonly Benchmark[] = [
   fewshotProduct,
   fewshotSpeed,
   omniglot,
+  peft,
 ];
 
 const usage = `npm run bench -- <name|all> [options]
@@ -37,6 +39,7 @@ ${benchmarks.map(({ name, about }) => `  ${name.padEnd(16)}${about}`).join('\n')
   --only a,b        parts of engine: ${engineParts.join(', ')}
                     parts of fewshot: ${fewshotParts.join(', ')}
                     parts of omniglot: ${omniglotParts.join(', ')}
+                    parts of peft: ${peftParts.join(', ')}
   --methods a,b     --shots 5,10     --draws n     parts of banking77
 `;
 
