@@ -15,6 +15,8 @@ export const errorCodes = {
   LABELS_CONFLICT: 'input',
   LABEL_UNKNOWN: 'input',
   LABEL_EXISTS: 'input',
+  TARGET_INVALID: 'input',
+  SPAN_INVALID: 'input',
   IMAGE_SIZE: 'input',
   CELL_TOO_LARGE: 'input',
   OPTION_INVALID: 'input',
