@@ -16,6 +16,7 @@ export {
   splitClassGroups,
 } from './data/class-split.js';
 export type { Repair, TextDataset, TextList } from './data/dataset.js';
+export type { Entity } from './data/entity.js';
 export { episodesFromJson, episodesToJson } from './data/episode-json.js';
 export {
   type CountRange,
@@ -49,7 +50,11 @@ export { type ErrorCode, type ErrorKind, errorCodes, FewtuneError } from './erro
 export { bootstrapInterval, type PairedComparison, pairedBootstrap } from './evaluation/bootstrap.js';
 export { expectedCalibrationError, fitTemperature, softmaxRows } from './evaluation/calibration.js';
 export { type ClassDistances, classDistances } from './evaluation/distances.js';
+export { type EntityScores, entityScores } from './evaluation/entities.js';
 export { accuracy, macroF1, perClass } from './evaluation/metrics.js';
+export { chooseThresholds, type MultiLabelScores, multiLabelScores } from './evaluation/multi-label.js';
+export { type OrdinalScores, ordinalScores } from './evaluation/ordinal.js';
+export { type RegressionScores, regressionScores } from './evaluation/regression.js';
 export type { Batches, EpochEvent, EpochOptions, EpochResult } from './methods/epochs.js';
 export { CachedFeatures, type FeatureOptions } from './methods/features.js';
 export { labelText } from './methods/label-names.js';
@@ -180,6 +185,10 @@ export type { TuneOptions, TuneSchedule, Validation } from './methods/tune/optio
 export type { ParameterReport } from './methods/tune/report.js';
 export type { Score, Task, TaskKind } from './methods/tune/task.js';
 export { classification } from './methods/tune/tasks/classification.js';
+export { multiLabel } from './methods/tune/tasks/multi-label.js';
+export { type OrdinalOptions, ordinal } from './methods/tune/tasks/ordinal.js';
+export { type RegressionOptions, regression, type ValueScale } from './methods/tune/tasks/regression.js';
+export { type FoundEntity, type TokensReport, tokenClassification } from './methods/tune/tasks/tokens.js';
 export { type TuneContext, type TuneEvent, tune } from './methods/tune/tune.js';
 export type { Tuned, TuneHistory } from './methods/tune/tuned.js';
 export type { Run } from './run.js';

@@ -32,9 +32,9 @@ export function configurationOf(
 /** One text for examples and their targets. */
 export function digestOfRows(parts: readonly Rows[]): string {
   const hash = createHash('sha256');
-  for (const { task, rows, ids } of parts) {
+  for (const { task, rows, ids, types } of parts) {
     const targets: Named<HostTensor> = task.targets(rows);
-    hash.update(JSON.stringify(ids)).update(digestOf(targets));
+    hash.update(JSON.stringify(types ? [ids, types] : ids)).update(digestOf(targets));
   }
   return hash.digest('hex');
 }

@@ -1,5 +1,13 @@
 import type { Named, Tensor, TensorSpec } from '@fewtune/engine';
-import { type Encoder, encode, type PackedInputs, packedSpecs, packingOf, pool } from '@fewtune/models';
+import {
+  type Encoder,
+  encode,
+  type PackedInputs,
+  packedPairSpecs,
+  packedSpecs,
+  packingOf,
+  pool,
+} from '@fewtune/models';
 import { prefixed, under } from '../named.js';
 import type { Adaptation } from '../peft/adaptation.js';
 import type { Task } from './task.js';
@@ -11,11 +19,13 @@ export interface TunedModel {
   readonly task: Pick<Task, 'reads' | 'logits'>;
   /** Layers that compute their inner values a second time in the backward pass. */
   readonly recompute?: number;
+  /** Whether batches have token types, as those of pairs. */
+  readonly typed?: boolean;
 }
 
 /** What a batch holds: packed sentences and their targets, `target/<name>`. */
-export const batchSpecs = (task: Pick<Task, 'targetSpecs'>): Record<string, TensorSpec> => ({
-  ...packedSpecs,
+export const batchSpecs = (task: Pick<Task, 'targetSpecs'>, typed = false): Record<string, TensorSpec> => ({
+  ...(typed ? packedPairSpecs : packedSpecs),
   ...prefixed('target', task.targetSpecs),
 });
 

@@ -1,8 +1,8 @@
 import { compile, constant, type HostTensor, type Named, type Program } from '@fewtune/engine';
-import { type Encoder, lengthBatches, packBatch, packedSpecs } from '@fewtune/models';
+import { type Encoder, lengthBatches, packBatch, packedPairSpecs, packedSpecs, packPairs } from '@fewtune/models';
 import { throwIfAborted } from '../../errors.js';
 import { mapValues } from '../named.js';
-import { type TuneExamples, tokenise } from './examples.js';
+import { readsTypes, type TuneExamples, tokenise } from './examples.js';
 import { taskLogits } from './forward.js';
 import type { Task } from './task.js';
 
@@ -17,18 +17,20 @@ export class TaskLogits {
     private readonly program: Program<Named<HostTensor>, HostTensor>,
   ) {}
 
+  /** @param pairs whether it is to read pairs of texts */
   static async open(
     encoder: Encoder,
     task: Pick<Task, 'outputs' | 'reads' | 'logits'>,
     head: Named<HostTensor>,
     threads?: number,
+    pairs = false,
   ): Promise<TaskLogits> {
     const program = await compile(
       (batch) => {
         const fixed = mapValues({ ...encoder.weights, ...head }, (value, name) => constant(value, name));
         return taskLogits({ encoder, adaptation: {}, task }, {}, fixed, batch);
       },
-      packedSpecs,
+      pairs && readsTypes(encoder) ? packedPairSpecs : packedSpecs,
       { threads, name: 'logits' },
     );
     return new TaskLogits(encoder, task, program as unknown as Program<Named<HostTensor>, HostTensor>);
@@ -40,12 +42,19 @@ export class TaskLogits {
    */
   async of(examples: TuneExamples, signal?: AbortSignal): Promise<Float32Array[]> {
     if (examples.texts.length === 0) return [];
-    const ids = tokenise(this.encoder, examples);
+    const { ids, types } = tokenise(this.encoder, examples);
     const found: Float32Array[] = [];
     for (const batch of lengthBatches(ids, { tokensPerBatch })) {
       throwIfAborted(signal);
       const rows = batch.map((index) => ids[index]!);
-      const { data } = await this.program.run(packBatch(rows, this.encoder.tokenizer.padId));
+      const { padId } = this.encoder.tokenizer;
+      const packed = types
+        ? packPairs(
+            batch.map((index) => ({ ids: ids[index]!, types: types[index]! })),
+            padId,
+          )
+        : packBatch(rows, padId);
+      const { data } = await this.program.run(packed);
       let at = 0;
       for (const [i, index] of batch.entries()) {
         const size = this.task.outputs.length * (this.task.reads === 'tokens' ? rows[i]!.length : 1);

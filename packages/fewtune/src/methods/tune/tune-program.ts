@@ -10,7 +10,7 @@ import {
   type TrainStep,
   trainStep,
 } from '@fewtune/engine';
-import { packBatch } from '@fewtune/models';
+import { packBatch, packPairs } from '@fewtune/models';
 import { prefixed, under } from '../named.js';
 import { type Adaptation, decays } from '../peft/adaptation.js';
 import { batchSpecs, type TunedModel, targetsIn, taskLogits } from './forward.js';
@@ -21,6 +21,8 @@ import type { Task } from './task.js';
 export interface MicroBatch {
   readonly rows: readonly number[];
   readonly ids: readonly (readonly number[])[];
+  /** Token types of each row, where there are any. */
+  readonly types?: readonly (readonly number[])[];
 }
 
 /** All that a step is made of. */
@@ -86,9 +88,15 @@ export const computesInHalf = ({ precision }: Pick<TuneSettings, 'precision'>): 
 /** What a program that reads batches is run with. */
 export function feedsOf(
   { adaptation, task }: { adaptation: Pick<Adaptation, 'padId'>; task: Pick<Task, 'targets'> },
-  { rows, ids }: MicroBatch,
+  { rows, ids, types }: MicroBatch,
 ): Record<string, HostTensor> {
-  return { ...packBatch(ids, adaptation.padId), ...prefixed('target', task.targets(rows)) };
+  const packed = types
+    ? packPairs(
+        ids.map((row, i) => ({ ids: row, types: types[i]! })),
+        adaptation.padId,
+      )
+    : packBatch(ids, adaptation.padId);
+  return { ...packed, ...prefixed('target', task.targets(rows)) };
 }
 
 /** A step at a share of its rate. */
@@ -101,7 +109,7 @@ function openStep(trained: Trained, rateShare: number): Promise<TrainStep<Named<
   return trainStep<Named<TensorSpec>>({
     params: { ...adaptation.params, ...head },
     frozen: adaptation.frozen,
-    batch: batchSpecs(task),
+    batch: batchSpecs(task, trained.typed),
     loss: (params, { frozen, batch }) => task.loss(taskLogits(trained, params, frozen, batch), targetsIn(batch)),
     optimizer: adamW({
       weightDecay,

@@ -1,6 +1,7 @@
 import type { HostTensor, Named } from '@fewtune/engine';
 import type { Encoder } from '@fewtune/models';
 import { createRandom } from '../../data/random.js';
+import { FewtuneError } from '../../errors.js';
 import { type EpochEvent, runEpochs } from '../epochs.js';
 import { type Adapt, withoutPooler } from '../peft/adaptation.js';
 import { dropTokens } from '../peft/contrastive-stage.js';
@@ -8,7 +9,7 @@ import { epochBatches, stepsOf } from './batches.js';
 import { BestWeights, type Look } from './best-weights.js';
 import { configurationOf, digestOfRows } from './configuration.js';
 import { type TuneExamples, tokenise } from './examples.js';
-import { splitRows } from './held-out.js';
+import { type Rows, splitRows } from './held-out.js';
 import { type TuneOptions, tuneSettings } from './options.js';
 import { parameterReport } from './report.js';
 import type { Task } from './task.js';
@@ -55,6 +56,12 @@ export async function tune(
 ): Promise<Tuned> {
   const { seed = 7, threads, signal } = context;
   const settings = tuneSettings(options);
+  if (settings.tokenDropout > 0 && (task.reads === 'tokens' || examples.pairs)) {
+    throw new FewtuneError(
+      'OPTION_INVALID',
+      `tokenDropout is ${settings.tokenDropout}; where tokens have labels, or belong to one of two texts, none can be left out.`,
+    );
+  }
   const { train, heldOut } = splitRows(encoder, task, tokenise(encoder, examples), options.validation, seed);
   const random = createRandom(seed);
   const weights = withoutPooler(encoder.weights);
@@ -64,16 +71,17 @@ export async function tune(
   const head = task.head(encoder.hidden, random);
   const steps = settings.epochs * stepsOf(train.rows.length, settings);
   const recompute = recomputed(settings.recompute, encoder.layers);
-  const trained: Trained = { encoder, adaptation, task, head, settings, recompute, steps, threads };
+  const typed = train.types !== undefined;
+  const trained: Trained = { encoder, adaptation, task, head, settings, recompute, typed, steps, threads };
   const program = new TuneProgram(trained);
   const params = { ...adaptation.params, ...head };
   const validator =
     heldOut &&
     (await Validator.open(
-      { encoder, adaptation, task: heldOut.task },
+      { encoder, adaptation, task: heldOut.task, typed },
       params,
       heldOut.rows,
-      adaptation.ids.slice(train.ids.length),
+      { ...heldOut, ids: adaptation.ids.slice(train.ids.length) },
       threads,
     ));
   const found = new BestWeights(options.validation);
@@ -81,7 +89,7 @@ export async function tune(
   let last: { loss: number; lr: number; gradientNorm?: number } = { loss: 0, lr: 0 };
   try {
     const ended = await runEpochs<MicroBatch, Pick<TuneEvent, 'steps' | 'gradientNorm' | 'look'>>(
-      epochsOf(train.rows, adaptation.ids, settings, seed),
+      epochsOf({ ...train, ids: adaptation.ids }, settings, seed),
       {
         epochs: settings.epochs,
         rateHalvings: settings.rateHalvings,
@@ -145,12 +153,10 @@ export async function tune(
 /**
  * The batches of each epoch, in an order of its own, tokens left out anew: the same whenever it is asked for.
  *
- * @param rows of the task
- * @param ids  token ids of each of these rows
+ * @param train rows of the task, and at least as many token ids
  */
 function epochsOf(
-  rows: readonly number[],
-  ids: readonly (readonly number[])[],
+  { rows, ids, types }: Omit<Rows, 'task'>,
   settings: { batchSize: number; accumulate: number; groupByLength: boolean; tokenDropout: number },
   seed: number,
 ) {
@@ -164,6 +170,7 @@ function epochsOf(
       yield step.map((places) => ({
         rows: places.map((place) => rows[place]!),
         ids: places.map((place) => dropTokens(own[place]!, settings.tokenDropout, random)),
+        ...(types && { types: places.map((place) => types[place]!) }),
       }));
     }
   };

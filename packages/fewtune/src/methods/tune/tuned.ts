@@ -23,7 +23,7 @@ export interface TuneHistory {
 /** A fine-tuned encoder with its head. `dispose()` frees what `logits` opened. */
 export class Tuned {
   #merged: Encoder | undefined;
-  #logits: Promise<TaskLogits> | undefined;
+  readonly #logits = new Map<boolean, Promise<TaskLogits>>();
 
   constructor(
     private readonly base: Encoder,
@@ -61,13 +61,16 @@ export class Tuned {
     texts: readonly string[],
     { pairs, signal }: Pick<TuneExamples, 'pairs'> & { signal?: AbortSignal } = {},
   ): Promise<Float32Array> {
-    this.#logits ??= TaskLogits.open(this.encoder(), this.task, this.head, this.threads);
-    return joined(await (await this.#logits).of({ texts, pairs }, signal));
+    const paired = pairs !== undefined;
+    const open =
+      this.#logits.get(paired) ?? TaskLogits.open(this.encoder(), this.task, this.head, this.threads, paired);
+    this.#logits.set(paired, open);
+    return joined(await (await open).of({ texts, pairs }, signal));
   }
 
   async dispose(): Promise<void> {
-    await (await this.#logits)?.dispose();
-    this.#logits = undefined;
+    for (const open of this.#logits.values()) await (await open).dispose();
+    this.#logits.clear();
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -3,6 +3,7 @@ import { lengthBatches } from '@fewtune/models';
 import { throwIfAborted } from '../../errors.js';
 import { mapValues, prefixed, under } from '../named.js';
 import type { Adaptation } from '../peft/adaptation.js';
+import type { Tokenised } from './examples.js';
 import { batchSpecs, type TunedModel, targetsIn, taskLogits } from './forward.js';
 import { joined } from './logits.js';
 import type { Score, Task } from './task.js';
@@ -22,25 +23,25 @@ export class Validator {
   private constructor(
     private readonly model: TunedModel & { readonly adaptation: Adaptation; readonly task: Task },
     private readonly rows: readonly number[],
-    private readonly ids: readonly (readonly number[])[],
+    private readonly tokens: Tokenised,
     private readonly program: Program<Named<HostTensor>, Named<HostTensor>>,
   ) {}
 
   /**
    * @param params of which names and sizes count
    * @param rows   those of the task that are looked at
-   * @param ids    token ids of each of these rows
+   * @param tokens those of each of these rows
    */
   static async open(
     model: TunedModel & { readonly adaptation: Adaptation; readonly task: Task },
     params: Named<HostTensor>,
     rows: readonly number[],
-    ids: readonly (readonly number[])[],
+    tokens: Tokenised,
     threads?: number,
   ): Promise<Validator> {
     const { adaptation, task } = model;
     const specs: Record<string, TensorSpec> = {
-      ...batchSpecs(task),
+      ...batchSpecs(task, tokens.types !== undefined),
       ...prefixed(
         'param',
         mapValues(params, ({ dtype, shape }) => ({ dtype, shape })),
@@ -57,7 +58,7 @@ export class Validator {
       specs,
       { threads, name: 'validation' },
     );
-    return new Validator(model, rows, ids, program as Program<Named<HostTensor>, Named<HostTensor>>);
+    return new Validator(model, rows, tokens, program as Program<Named<HostTensor>, Named<HostTensor>>);
   }
 
   /** @throws FewtuneError INTERRUPTED */
@@ -65,10 +66,12 @@ export class Validator {
     const { task } = this.model;
     const found: Float32Array[] = [];
     let [losses, weights] = [0, 0];
-    for (const batch of lengthBatches(this.ids, { tokensPerBatch })) {
+    for (const batch of lengthBatches(this.tokens.ids, { tokensPerBatch })) {
       throwIfAborted(signal);
-      const ids = batch.map((index) => this.ids[index]!);
-      const feeds = feedsOf(this.model, { rows: batch.map((index) => this.rows[index]!), ids });
+      const of = <T>(values: readonly T[]): T[] => batch.map((index) => values[index]!);
+      const { types } = this.tokens;
+      const ids = of(this.tokens.ids);
+      const feeds = feedsOf(this.model, { rows: of(this.rows), ids, ...(types && { types: of(types) }) });
       const { logits, loss, weight } = await this.program.run({ ...feeds, ...prefixed('param', params) });
       const own = Number(weight!.data[0]);
       if (own > 0) losses += own * Number(loss!.data[0]); // a mean over nothing is no number

@@ -45,7 +45,7 @@ export interface TokensReport {
  * @param labels    all there are
  * @throws FewtuneError SPAN_INVALID (overlapping, empty or outside the text), LABEL_UNKNOWN, ROWS_EMPTY (no label)
  */
-export function entities(
+export function tokenClassification(
   tokenizer: Pick<Tokenizer, 'encodeWithOffsets'>,
   texts: readonly string[],
   entities: readonly (readonly Entity[])[],
