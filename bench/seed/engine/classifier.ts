@@ -38,7 +38,7 @@ export interface ClassifierWeights {
   readonly frozen: Named<HostTensor>;
 }
 
-const wordTable = 'embeddings.word_embeddings.weight';
+export const wordTable = 'embeddings.word_embeddings.weight';
 
 /** Start weights of a sentence classifier over an encoder; the head's and the adapters' are drawn with fixed seeds. */
 export function classifierWeights(kind: Kind, { weights, hidden }: Pick<Encoder, 'weights' | 'hidden'>) {
@@ -119,9 +119,11 @@ export function classifierStep<B extends Record<keyof ReturnType<typeof paddedBa
   kind: Kind,
   encoder: Encoder,
   batch: B,
+  takeParams = false,
 ) {
   return trainStep({
     ...classifierWeights(kind, encoder),
+    takeParams,
     batch,
     loss: classifierLoss(kind, encoder) as never,
     optimizer: adamW(),

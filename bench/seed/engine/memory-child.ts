@@ -6,7 +6,7 @@ import { compile, hostTensor, mul } from '@fewtune/engine';
 import { loadEncoder } from '@fewtune/models';
 import { threads } from '../../lib/machine.js';
 import { peakResidentBytes } from '../../lib/peak.js';
-import { classifierStep, paddedBatch, withRows } from './classifier.js';
+import { classifierStep, paddedBatch, withRows, wordTable } from './classifier.js';
 import { transformer } from './small-models.js';
 import { smallStep } from './small-step.js';
 
@@ -19,11 +19,13 @@ async function fullStep(rows: number): Promise<object> {
   await once.dispose();
   const idleBytes = peakResidentBytes();
   const [batch, tokens] = [16, 64];
-  const table = [...Array(rows).keys()];
-  const encoder = withRows(await loadEncoder(), table);
+  const whole = await loadEncoder();
+  const encoder = rows < whole.weights[wordTable]!.shape[0]! ? withRows(whole, [...Array(rows).keys()]) : whole;
   (globalThis as { gc?: () => void }).gc?.();
   const beforeBytes = process.memoryUsage().rss;
-  const step = await classifierStep('full', encoder, paddedBatch(batch, tokens));
+  const weightBytes = Object.values(encoder.weights).reduce((sum, { data }) => sum + data.byteLength, 0);
+  // As in PyTorch, the weights that were loaded are those that are trained.
+  const step = await classifierStep('full', encoder, paddedBatch(batch, tokens), true);
   const plannedBytes = (await step.memory()).total;
   const fill = (shape: number[], value: (i: number) => number) => {
     const count = shape.reduce((product, size) => product * size, 1);
@@ -41,7 +43,7 @@ async function fullStep(rows: number): Promise<object> {
   for (let run = 0; run < 5; run++) await step.run(given);
   await step.dispose();
   const peakBytes = peakResidentBytes();
-  return { idleBytes, peakBytes, plannedBytes, stepBytes: peakBytes - beforeBytes };
+  return { idleBytes, peakBytes, plannedBytes, stepBytes: peakBytes - beforeBytes + weightBytes };
 }
 
 /** Resident memory over `count` steps of a small transformer, after a collection, every fiftieth step. */

@@ -45,7 +45,7 @@ async function fullStep({ quick, python, torch }: PartContext): Promise<Row[]> {
         peer: theirs ? of(theirs) / 2 ** 20 : null,
         peerName: `${torch} eager`,
         target: '<= 1x peer',
-        note: theirs ? `16 × 64 tokens, loading included; PyTorch trains all ${allRows} rows` : noPeers,
+        note: theirs ? `16 × 64 tokens, loading included, takeParams; PyTorch trains all ${allRows} rows` : noPeers,
       });
     const { plannedBytes, stepBytes } = ours;
     const mebi = (bytes: number) => `${(bytes / 2 ** 20).toFixed(0)} MiB`;
@@ -55,7 +55,7 @@ async function fullStep({ quick, python, torch }: PartContext): Promise<Row[]> {
         ours: 100 * Math.abs(plannedBytes / stepBytes - 1),
         unit: '%',
         target: '<= 15',
-        note: `planned ${mebi(plannedBytes)}; the process grew by ${mebi(stepBytes)} from the loaded encoder to its peak`,
+        note: `planned ${mebi(plannedBytes)}; the process grew to its peak by ${mebi(stepBytes)}, the weights that it had loaded included`,
       }),
       figure('of the process', ({ peakBytes }) => peakBytes),
       figure('above the loaded library', ({ peakBytes, idleBytes }) => peakBytes - idleBytes),

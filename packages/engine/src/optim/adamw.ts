@@ -52,7 +52,8 @@ export function adamW(options: AdamWOptions = {}): Optimizer {
           const second = add(mul(oldSecond!, beta2), mul(g!, g!));
           const scale = lrScale(name);
           const kept = weightDecay > 0 && decays(name) ? mul(p!, sub(1, mul(lr, weightDecay * scale))) : p!;
-          return [sub(kept, mul(div(first, add(sqrt(second), shift)), mul(rate, scale))), first, second];
+          // The runtime computes what stands first of a sum first: the decayed weight, for large tables, only then.
+          return [add(mul(div(first, add(sqrt(second), shift)), mul(rate, -scale)), kept), first, second];
         },
       );
       const newParams: Record<string, Tensor> = {};

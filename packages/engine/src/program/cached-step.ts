@@ -24,6 +24,7 @@ import {
   addLoss,
   batchFeeds,
   givenInputs,
+  lossScaleOf,
   metricsOf,
   placeholders,
   prefixed,
@@ -94,7 +95,8 @@ export class CachedStep<B extends Named<TensorSpec>, T extends Named<TensorSpec>
     const start = { ...startState(params, options), ...startSums(params) };
     const where = { backend: options.backend, threads: options.threads, planMemory: options.planMemory };
     const state = await ProgramState.create(start, where);
-    const open = (name: string, trace: StateTrace) => StateProgram.open(name, state, trace, where);
+    const refusable = lossScaleOf(options) !== undefined;
+    const open = (name: string, trace: StateTrace) => StateProgram.open(name, state, trace, { ...where, refusable });
     const encoding = traceEncode(options, start);
     const programs = {
       encode: await open('encoder', encoding),

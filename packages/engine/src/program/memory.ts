@@ -62,9 +62,10 @@ const inPlace = new Set(
 );
 
 /**
+ * @param over values that are written over what is read of them, of outputs `new/<value>`
  * @throws EngineError ARGUMENT_INVALID when a symbol has no number
  */
-export function planMemory(graph: TracedGraph, sizes: Sizes): MemoryPlan {
+export function planMemory(graph: TracedGraph, sizes: Sizes, over: ReadonlySet<string> = new Set()): MemoryPlan {
   const missing = symbolsOf(Object.values(graph.inputs)).filter((symbol) => !sizes.has(symbol));
   if (missing.length > 0) {
     throw new EngineError('ARGUMENT_INVALID', `${graph.name}: memory() needs a number for ${missing.join(', ')}`);
@@ -96,7 +97,7 @@ export function planMemory(graph: TracedGraph, sizes: Sizes): MemoryPlan {
   }
   return new MemoryPlan(
     total(graph.inputs),
-    total(graph.outputs),
+    total(Object.fromEntries(Object.entries(graph.outputs).filter(([name]) => !over.has(name.replace('new/', ''))))),
     constants,
     peak,
     Math.round(peak * fragmentation + runtimeBytes),

@@ -38,9 +38,12 @@ export interface StateProgramOptions extends SessionOptions {
   readonly debugNans?: boolean;
   /** Sessions stand in a thread of their own, by this number: several programs then work at once. */
   readonly thread?: number;
+  /** `run` may be told not to accept what was written: it must not be written over the values before. */
+  readonly refusable?: boolean;
 }
 
-const session = ({ debugNans: _, thread: __, ...options }: StateProgramOptions): SessionOptions => options;
+const session = ({ debugNans: _, thread: __, refusable: ___, ...options }: StateProgramOptions): SessionOptions =>
+  options;
 
 /** A program open for some sizes. */
 interface Opened {
@@ -48,8 +51,10 @@ interface Opened {
   readonly reads: readonly string[];
   readonly writes: readonly string[];
   readonly results: readonly string[];
-  /** Everything that a run makes is written where it shall stand. */
+  /** Everything that a run makes is written where it shall stand, */
   readonly inPlace: boolean;
+  /** and these values over those that it reads. */
+  readonly over: ReadonlySet<string>;
   readonly shared: SharedSession;
 }
 
@@ -96,10 +101,13 @@ export class StateProgram {
       const written = Object.keys(trace.writes);
       const resident = state.resident(written);
       const inPlace = written.length > 0 && state.hasPlaces(written);
+      const over = new Set(
+        inPlace && !options.refusable && !options.debugNans ? state.overwritable(written, model) : [],
+      );
       const whole = inPlace ? stoppingBeforeCopies(model) : model;
       const shared = await shareSession(whole, { ...session(options), thread: options.thread, resident });
       const [reads, writes, results] = [trace.reads, trace.writes, trace.results].map(Object.keys);
-      return { graph, reads: reads!, writes: writes!, results: results!, inPlace, shared };
+      return { graph, reads: reads!, writes: writes!, results: results!, inPlace, over, shared };
     };
     const specs = new Map(Object.entries(sized.specs));
     const symbols = symbolsOf(specs.values());
@@ -113,8 +121,8 @@ export class StateProgram {
 
   /**
    * Runs once. The state changes only when the run succeeds, and of what was written only the names that `accept`
-   * returns (all of them when left out) become the state: the rest is as if it had not been computed. Runs on one state
-   * must not overlap.
+   * returns (all of them when left out, or when the program is not `refusable`) become the state: the rest is as if it had
+   * not been computed. Runs on one state must not overlap.
    */
   run(
     given: Given,
@@ -122,9 +130,9 @@ export class StateProgram {
   ): Promise<Record<string, HostTensor>> {
     const sizes = this.sizes(given);
     return this.variants.use(sizes, async (opened) => {
-      const { graph, reads, writes, results: names } = opened;
+      const { graph, reads, writes, results: names, over } = opened;
       const feeds = { ...given, ...this.state.feeds(reads) };
-      const fetches: Record<string, DeviceTensor | null> = this.state.fetches(writes);
+      const fetches: Record<string, DeviceTensor | null> = this.state.fetches(writes, over);
       for (const name of names) fetches[`result/${name}`] = null;
       const outputs = await runOpened(opened, feeds, fetches);
       const results = Object.fromEntries(names.map((name) => [name, toHost(outputs[`result/${name}`]!)]));
@@ -148,12 +156,12 @@ export class StateProgram {
     return this.variants.use(this.sizes(given), async ({ graph, reads, writes }) => ({
       graph,
       feeds: { ...given, ...this.state.feeds(reads) },
-      scratch: this.state.fetches(writes),
+      scratch: this.state.scratch(writes),
     }));
   }
 
   memory(sizes: Sizes): Promise<MemoryPlan> {
-    return this.variants.use(sizes, async ({ graph }) => planMemory(graph, sizes));
+    return this.variants.use(sizes, async ({ graph, over }) => planMemory(graph, sizes, over));
   }
 
   dispose(): Promise<void> {

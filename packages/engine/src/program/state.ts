@@ -3,21 +3,27 @@ import { download, residence, toDevice, upload } from '#backend';
 import { EngineError } from '../errors.js';
 import type { DType, HostTensor } from '../host-tensor.js';
 import { elementCount, zeros } from '../host-tensor.js';
+import type { OnnxModelProto } from '../onnx/model.js';
 import type { Named } from '../optim/optimizer.js';
+import { overwritable } from './overwriting.js';
 
 /**
- * Two buffers of one value: programs read the first and write the second, then they change places. Where the runtime
- * cannot write into a given buffer there is no second one: what a run returns takes the place of what it read.
+ * Two buffers of one value: programs read the first and write the second, then they change places. The second is made
+ * when a program first asks for it: one that may write over what it reads needs none. Where the runtime cannot write into
+ * a given buffer there is no second one: what a run returns takes the place of what it read.
  */
 interface Pair {
   current: DeviceTensor;
-  spare: DeviceTensor | null;
+  spare: DeviceTensor | null | 'not yet';
 }
 
+/** Below this size a second buffer costs nothing. */
+const largeBytes = 1 << 16;
+
 /**
- * Values that live from run to run (weights, moments, counters), each in two buffers. A run reads the one and writes the
- * other, so nothing is copied, and the values before a run that failed are still whole. Several programs may work on one
- * state: each names what it reads and what it writes.
+ * Values that live from run to run (weights, moments, counters), each in two buffers where it must be. A run reads the
+ * one and writes the other, so nothing is copied, and the values before a run that failed are still whole. Several
+ * programs may work on one state: each names what it reads and what it writes.
  *
  * Reading and writing are asynchronous because the buffers may stand on a device.
  */
@@ -31,9 +37,8 @@ export class ProgramState {
   static async create(values: Named<HostTensor>, options: SessionOptions = {}): Promise<ProgramState> {
     const pairs = new Map<string, Pair>();
     for (const [name, value] of Object.entries(values)) {
-      const { dtype, shape } = value;
       const current = await upload(value, options);
-      const spare = residence(options.backend, dtype) === 'preallocated' ? toDevice(zeros(dtype, shape)) : null;
+      const spare = residence(options.backend, value.dtype) === 'preallocated' ? 'not yet' : null;
       pairs.set(name, { current, spare });
     }
     return new ProgramState(pairs, options);
@@ -54,14 +59,38 @@ export class ProgramState {
     return names.every((name) => this.pair(name).spare !== null);
   }
 
+  /** Of what a program writes, large values that it may write over what it reads. */
+  overwritable(names: readonly string[], { graph }: OnnxModelProto): string[] {
+    const large = names.filter((name) => (this.pair(name).current.data as Float32Array).byteLength >= largeBytes);
+    const pairs = new Map(large.map((name) => [name, { input: name, output: `new/${name}` }]));
+    return overwritable(graph.node, pairs);
+  }
+
   /** What a run reads, by name. */
   feeds(names: readonly string[] = this.names): Record<string, DeviceTensor> {
     return Object.fromEntries(names.map((name) => [name, this.pair(name).current]));
   }
 
-  /** Where a run writes, under `new/<name>`; null for a new buffer. */
-  fetches(names: readonly string[] = this.names): Record<string, DeviceTensor | null> {
-    return Object.fromEntries(names.map((name) => [`new/${name}`, this.pair(name).spare]));
+  /**
+   * Where a run writes, under `new/<name>`; null for a new buffer.
+   *
+   * @param over those that it writes over
+   */
+  fetches(names: readonly string[], over: ReadonlySet<string> = new Set()): Record<string, DeviceTensor | null> {
+    const place = (name: string) => {
+      const pair = this.pair(name);
+      if (over.has(name)) return pair.current;
+      const { type, dims } = pair.current;
+      if (pair.spare === 'not yet') pair.spare = toDevice(zeros(type as DType, dims));
+      return pair.spare;
+    };
+    return Object.fromEntries(names.map((name) => [`new/${name}`, place(name)]));
+  }
+
+  /** Places for what a run writes that are not part of the state; null for a new buffer. */
+  scratch(names: readonly string[]): Record<string, DeviceTensor | null> {
+    const place = ({ current: { type, dims }, spare }: Pair) => spare && toDevice(zeros(type as DType, dims));
+    return Object.fromEntries(names.map((name) => [`new/${name}`, place(this.pair(name))]));
   }
 
   /**
@@ -72,7 +101,7 @@ export class ProgramState {
     const taken = new Set(names);
     for (const [name, pair] of this.pairs) {
       const output = outputs[`new/${name}`];
-      if (!output) continue;
+      if (!output || output === pair.current) continue;
       if (!taken.has(name)) {
         if (!pair.spare) free(output);
         continue;

@@ -7,8 +7,13 @@ import type { ShadowOptions } from './shadow.js';
 import type { TracedBatch, UpdateOptions } from './update.js';
 
 export interface TrainStepOptions<B extends Named<TensorSpec>> extends SessionOptions, UpdateOptions {
-  /** Start values of the trained weights; copied. */
+  /** Start values of the trained weights; copied, unless `takeParams` says otherwise. */
   readonly params: Named<HostTensor>;
+  /**
+   * The arrays of `params` become the step's own, as a module's weights are its optimiser's in PyTorch: one copy of all
+   * weights less in memory. Nobody may read or share them afterwards; what was trained is read with `params()`.
+   */
+  readonly takeParams?: boolean;
   /** Weights that do not change. */
   readonly frozen?: Named<HostTensor>;
   /**
@@ -47,6 +52,9 @@ export interface TrainStepOptions<B extends Named<TensorSpec>> extends SessionOp
    */
   readonly debugNans?: boolean;
 }
+
+/** What the step's programs are traced with. */
+export type TracedOptions<B extends Named<TensorSpec>> = Omit<TrainStepOptions<B>, 'params'>;
 
 export interface AccumulateOptions<B> {
   /**

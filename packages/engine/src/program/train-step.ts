@@ -16,12 +16,13 @@ import { Shadow } from './shadow.js';
 import { ProgramState } from './state.js';
 import type { SizedTrace, StateTrace } from './state-program.js';
 import { StateProgram } from './state-program.js';
-import type { TrainStepOptions } from './train-options.js';
+import type { TracedOptions, TrainStepOptions } from './train-options.js';
 import { tracePart, traceReplica, traceShadow, traceWhole } from './train-traces.js';
 import type { HostBatch, StepMetrics } from './update.js';
 import {
   accepted,
   batchFeeds,
+  lossScaleOf,
   mapValues,
   metricsOf,
   packsWeights,
@@ -59,8 +60,9 @@ export class TrainStep<B extends Named<TensorSpec>> {
     const frozen = storedWeights(given.frozen ?? {}, given.precision);
     const packFrozen = given.packFrozen ?? packsWeights(frozen, given.backend, given.precision);
     const shadowed = given.shadow ?? given.precision?.compute === 'float16';
-    const options = { ...given, frozen, packFrozen, shadow: shadowed };
-    const { params, batch, accumulate } = options;
+    const { params, ...others } = given;
+    const options = { ...others, frozen, packFrozen, shadow: shadowed };
+    const { batch, accumulate } = options;
     if (accumulate && options.rows) {
       throw new EngineError('ARGUMENT_INVALID', 'trainStep: `rows` and `accumulate` do not go together');
     }
@@ -70,10 +72,13 @@ export class TrainStep<B extends Named<TensorSpec>> {
     const tables = options.rows && RowTables.of(values, options.rows, batch);
     const where = { backend: options.backend, threads: options.threads, planMemory: options.planMemory };
     const state = await ProgramState.create(tables ? tables.others(values) : values, where);
-    const start: Named<TensorSpec> = { ...values, ...tables?.specs() };
+    // Not the values: a program that is traced anew must not keep those of the beginning.
+    const specOf = ({ dtype, shape }: HostTensor): TensorSpec => ({ dtype, shape });
+    const start = { ...mapValues(values, specOf), ...tables?.specs() };
+    const refusable = Boolean(options.shadow) || lossScaleOf(options) !== undefined;
     const open = (name: string, trace: StateTrace | SizedTrace) =>
-      StateProgram.open(name, state, trace, { ...where, debugNans: options.debugNans });
-    const sized = (trace: (options: TrainStepOptions<B>, start: Named<TensorSpec>) => StateTrace): SizedTrace => ({
+      StateProgram.open(name, state, trace, { ...where, debugNans: options.debugNans, refusable });
+    const sized = (trace: (options: TracedOptions<B>, start: Named<TensorSpec>) => StateTrace): SizedTrace => ({
       specs: prefixed<TensorSpec>(batch, 'batch'),
       trace: (sizes) => {
         const traced = trace({ ...options, batch: mapValues(batch, (spec) => withSizes(spec, sizes)) as B }, start);

@@ -8,12 +8,12 @@ import { placeholder, scalar } from '../tensor.js';
 import { valueAndGrad } from '../transforms/grad.js';
 import { withPrecision } from '../transforms/precision.js';
 import type { StateTrace } from './state-program.js';
-import type { TrainStepOptions } from './train-options.js';
+import type { TracedOptions } from './train-options.js';
 import type { TracedBatch } from './update.js';
 import { addGradients, addLoss, givenInputs, prefixed, seedOf, stateInputs, traceUpdate, under } from './update.js';
 
 export function traceWhole<B extends Named<TensorSpec>>(
-  options: TrainStepOptions<B>,
+  options: TracedOptions<B>,
   start: Named<TensorSpec>,
 ): StateTrace {
   const reads = stateInputs(start, 'step', 'param', 'optimizer', 'scale');
@@ -25,7 +25,7 @@ export function traceWhole<B extends Named<TensorSpec>>(
 }
 
 export function tracePart<B extends Named<TensorSpec>>(
-  options: TrainStepOptions<B>,
+  options: TracedOptions<B>,
   start: Named<TensorSpec>,
 ): StateTrace {
   const reads = stateInputs(start, 'step', 'param', 'scale', 'sum');
@@ -42,7 +42,7 @@ export function tracePart<B extends Named<TensorSpec>>(
 
 /** A micro-batch that is given all it reads, and returns what is to be added to the sums: it may run anywhere. */
 export function traceReplica<B extends Named<TensorSpec>>(
-  options: TrainStepOptions<B>,
+  options: TracedOptions<B>,
   start: Named<TensorSpec>,
 ): StateTrace {
   const reads = stateInputs(start, 'step', 'param', 'scale');
@@ -57,7 +57,7 @@ export function traceReplica<B extends Named<TensorSpec>>(
 }
 
 /** Loss and gradient of a micro-batch; `weighted` is the gradient times what the loss is a mean over. */
-function partOf<B extends Named<TensorSpec>>(options: TrainStepOptions<B>, reads: Named<Tensor>) {
+function partOf<B extends Named<TensorSpec>>(options: TracedOptions<B>, reads: Named<Tensor>) {
   const { given, ...inputs } = givenInputs(options.frozen ?? {}, options.batch, options.packFrozen);
   const weight = weightOf(options, inputs.batch);
   const scale = reads['scale/value'];
@@ -72,7 +72,7 @@ function partOf<B extends Named<TensorSpec>>(options: TrainStepOptions<B>, reads
 
 /** Loss and gradient norm in float32. */
 export function traceShadow<B extends Named<TensorSpec>>(
-  options: TrainStepOptions<B>,
+  options: TracedOptions<B>,
   start: Named<TensorSpec>,
 ): StateTrace {
   const reads = stateInputs(start, 'step', 'param', ...(options.accumulate ? ['sum'] : []));
@@ -85,7 +85,7 @@ export function traceShadow<B extends Named<TensorSpec>>(
 
 /** The loss, and its gradient times `factor`, under the precision policy. */
 function gradientOf<B extends Named<TensorSpec>>(
-  { loss: fn, precision }: Pick<TrainStepOptions<B>, 'loss' | 'precision'>,
+  { loss: fn, precision }: Pick<TracedOptions<B>, 'loss' | 'precision'>,
   params: Named<Tensor>,
   given: { frozen: Named<Tensor>; batch: TracedBatch<B>; step: Tensor },
   factor: Tensor = scalar(1),
@@ -99,7 +99,7 @@ function gradientOf<B extends Named<TensorSpec>>(
   return { loss: loss!, gradient };
 }
 
-function weightOf<B extends Named<TensorSpec>>({ accumulate }: TrainStepOptions<B>, batch: TracedBatch<B>): Tensor {
+function weightOf<B extends Named<TensorSpec>>({ accumulate }: TracedOptions<B>, batch: TracedBatch<B>): Tensor {
   const weight = typeof accumulate === 'object' ? accumulate.weight?.(batch) : undefined;
   if (weight) {
     if (weight.rank === 0 && weight.dtype === 'float32') return weight;

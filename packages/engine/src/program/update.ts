@@ -93,15 +93,18 @@ export function stateInputs(start: Named<TensorSpec>, ...words: readonly string[
   return Object.fromEntries(wanted.map(([name, value]) => [name, placeholder(name, value)]));
 }
 
-/** Step count, weights (copied), what the optimiser remembers, and the loss scale. */
-export function startState(params: Named<HostTensor>, options: UpdateOptions): Record<string, HostTensor> {
-  const { optimizer } = options;
+/** Step count, weights (copied unless they may be taken), what the optimiser remembers, and the loss scale. */
+export function startState(
+  params: Named<HostTensor>,
+  options: UpdateOptions & { readonly takeParams?: boolean },
+): Record<string, HostTensor> {
+  const { optimizer, takeParams = false } = options;
   const scaling = lossScaleOf(options);
-  const copies = Object.fromEntries(Object.entries(params).map(([name, p]) => [name, { ...p, data: p.data.slice() }]));
+  const own = takeParams ? params : mapValues(params, (p) => ({ ...p, data: p.data.slice() }));
   return {
     ...(scaling && startLossScale(scaling)),
     step: zeros('int64', []),
-    ...prefixed(copies, 'param'),
+    ...prefixed(own, 'param'),
     ...prefixed(optimizer.init(params), 'optimizer'),
   };
 }
@@ -210,17 +213,18 @@ export function batchFeeds(specs: Named<TensorSpec>, batch: Named<HostTensor>): 
  * Clipping, schedule and optimiser, traced.
  *
  * @param state     step, param/…, optimizer/… and, if the loss is scaled, scale/…
- * @param gradients times `factor`, they are the gradient of the loss
+ * @param unordered gradients; times `factor`, they are those of the loss
  * @returns new values of the state, and the metrics but the loss
  */
 export function traceUpdate(
   state: Named<Tensor>,
-  gradients: Named<Tensor>,
+  unordered: Named<Tensor>,
   factor: Tensor | number,
   options: UpdateOptions & { readonly wantsNorm?: boolean },
 ): { writes: Record<string, Tensor>; metrics: Record<string, Tensor> } {
   const { optimizer, schedule, clipNorm, wantsNorm } = options;
   const scaling = lossScaleOf(options);
+  const gradients = inOrder(unordered);
   const { gradients: used, norm } = named('clipping', () => {
     const share = scaling ? div(factor, state['scale/value']!) : factor;
     return clipNorm === undefined
@@ -236,13 +240,30 @@ export function traceUpdate(
   return {
     writes: {
       step: count,
-      ...prefixed(updated.params, 'param'),
+      ...prefixed(lastFirst(updated.params, gradients), 'param'),
       ...prefixed(updated.state, 'optimizer'),
       ...scale?.writes,
     },
     metrics: { lr: at.lr, ...(norm && { gradientNorm: norm }), ...scale?.metrics },
   };
 }
+
+/**
+ * ONNX Runtime runs operators depth first, from results that nothing reads, the last of them first, and from an
+ * operator's later inputs. Gradients are asked for in the order in which the backward pass finds them, so that a weight's
+ * gradient is computed when it gets there: else it would run down to the first layer before, and hold what all the others
+ * wait for (half of a MiniLM step's memory between operators).
+ */
+const inOrder = (gradients: Named<Tensor>): Named<Tensor> =>
+  Object.fromEntries(Object.entries(gradients).sort(([, a], [, b]) => a.node.id - b.node.id));
+
+/** New weights, those whose gradients are found first at the end. */
+const lastFirst = (weights: Named<Tensor>, order: Named<Tensor>): Named<Tensor> =>
+  Object.fromEntries(
+    Object.keys(order)
+      .reverse()
+      .map((name) => [name, weights[name]!]),
+  );
 
 /** In listings and profiles this work stands under its name: it belongs to no line of the model. */
 const named = <T>(name: string, trace: () => T): T => withSource(Source.named(name), trace, false);
