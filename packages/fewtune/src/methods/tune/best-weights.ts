@@ -38,7 +38,10 @@ export class BestWeights implements Kept {
   add(look: Look, weights: Named<HostTensor>): boolean {
     const { keep = 'loss', patience = Number.POSITIVE_INFINITY } = this.validation;
     this.looks.push(look);
-    const quality = ({ loss, score }: Look) => (keep === 'score' ? score.value : -loss);
+    const quality = ({ loss, score }: Look) => {
+      const value = keep === 'score' ? score.value : -loss;
+      return Number.isNaN(value) ? Number.NEGATIVE_INFINITY : value;
+    };
     const best = this.looks[this.bestAt];
     if (!best || quality(look) > quality(best)) {
       this.bestAt = this.looks.length - 1;
@@ -63,7 +66,7 @@ export class BestWeights implements Kept {
   restore(tensors: Named<HostTensor>, notes: unknown): void {
     const { steps, looks, bestAt } = notes as Notes;
     this.steps.push(...steps);
-    this.looks.push(...looks);
+    this.looks.push(...looks.map((look) => ({ ...look, loss: look.loss ?? Number.NaN }))); // JSON has null for NaN
     this.bestAt = bestAt;
     this.weights = tensors;
   }

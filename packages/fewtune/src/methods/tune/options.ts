@@ -60,6 +60,8 @@ export interface TuneOptions extends Pick<EpochOptions<never>, 'checkpoint' | 'r
   readonly rateHalvings?: number;
   /** Examples that are not learned from, by which the run is judged, and ended early; none. */
   readonly validation?: Validation;
+  /** A folder for `metrics.jsonl`, one line a step, and TensorBoard's event files; none. */
+  readonly log?: string;
 }
 
 export interface Validation {
@@ -78,6 +80,6 @@ export type TuneSettings = z.output<typeof schema>;
 
 /** @throws FewtuneError OPTION_INVALID naming what is wrong */
 export function tuneSettings(options: TuneOptions): TuneSettings {
-  const { checkpoint: _, resume: __, validation: ___, ...own } = options;
+  const { checkpoint: _, resume: __, validation: ___, log: ____, ...own } = options;
   return parseAdaptation('fine-tuning', schema, own);
 }

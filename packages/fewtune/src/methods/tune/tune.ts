@@ -10,6 +10,7 @@ import { BestWeights, type Look } from './best-weights.js';
 import { configurationOf, digestOfRows } from './configuration.js';
 import { type TuneExamples, tokenise } from './examples.js';
 import { type Rows, splitRows } from './held-out.js';
+import { RunLog } from './log/run-log.js';
 import { type TuneOptions, tuneSettings } from './options.js';
 import { parameterReport } from './report.js';
 import type { Task } from './task.js';
@@ -86,6 +87,7 @@ export async function tune(
     ));
   const found = new BestWeights(options.validation);
   const every = options.validation?.everySteps ?? stepsOf(train.rows.length, settings);
+  const log = options.log === undefined ? undefined : new RunLog(options.log, options.resume !== undefined);
   let last: { loss: number; lr: number; gradientNorm?: number } = { loss: 0, lr: 0 };
   try {
     const ended = await runEpochs<MicroBatch, Pick<TuneEvent, 'steps' | 'gradientNorm' | 'look'>>(
@@ -129,7 +131,10 @@ export async function tune(
         rate: { name: 'lr', value: settings.lr },
         advice: `Lower lr (${settings.lr}).`,
       },
-      (event) => context.onProgress?.(event),
+      (event) => {
+        log?.add(event);
+        context.onProgress?.(event);
+      },
     );
     if (ended.error !== undefined) throw ended.error;
     const { best } = found;
@@ -145,6 +150,7 @@ export async function tune(
     const report = parameterReport(weights, adaptation.params, head);
     return new Tuned(encoder, task, adaptation, part(adaptation.params), part(head), history, report, threads);
   } finally {
+    log?.close();
     await program.dispose();
     await validator?.dispose();
   }
