@@ -177,6 +177,13 @@ export {
   overEncoder,
   startLora,
 } from './methods/peft/lora-start.js';
+export {
+  type EmbeddingReport,
+  largestWeightDifference,
+  measureMerge,
+  mergeInto,
+  unmergeFrom,
+} from './methods/peft/merge.js';
 export { adapterFiles, adapterFromFiles, readAdapter, writeAdapter } from './methods/peft/peft-files.js';
 export { methods, parseOptions } from './methods/registry.js';
 export type { Look, TunedStep } from './methods/tune/best-weights.js';
@@ -208,6 +215,7 @@ export {
 export type { Forgotten } from './workflow/forget-class.js';
 export type { Learned, LearnOptions } from './workflow/learn-class.js';
 export { load } from './workflow/load.js';
+export { type Merged, type MergeOptions, merge } from './workflow/merge.js';
 export {
   type MetaTrainEncoderEvent,
   type MetaTrainEncoderOptions,

@@ -6,6 +6,7 @@ import { exitCodeOf, reportError } from './failure.js';
 import { finetuneCommand } from './finetune.js';
 import { forgetCommand } from './forget.js';
 import { learnCommand } from './learn.js';
+import { mergeCommand } from './merge.js';
 import { metaTrainCommand } from './meta-train.js';
 import { predictCommand } from './predict.js';
 import { trainCommand } from './train.js';
@@ -28,6 +29,7 @@ async function main(argv: readonly string[]): Promise<number> {
   for (const command of [
     trainCommand,
     finetuneCommand,
+    mergeCommand,
     predictCommand,
     evaluateCommand,
     learnCommand,

@@ -19,6 +19,12 @@ export function positive(text: string): number {
   return value;
 }
 
+export function number(text: string): number {
+  const value = Number(text);
+  if (text.trim() === '' || !Number.isFinite(value)) throw new InvalidArgumentError('Give a number.');
+  return value;
+}
+
 /** `name=value`, repeatable. Numbers, true, false and JSON are read as such, `a,b` as a list, the rest as text. */
 export function assignment(text: string, previous: Record<string, unknown> = {}): Record<string, unknown> {
   const at = text.indexOf('=');

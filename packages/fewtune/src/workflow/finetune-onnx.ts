@@ -1,12 +1,11 @@
-import { basename, dirname } from 'node:path';
+import { basename } from 'node:path';
 import {
   elementCount,
-  folderReader,
   type HostTensor,
   hostTensor,
   mergeLora,
   type Named,
-  OnnxFunction,
+  type OnnxFunction,
   toOnnx,
 } from '@fewtune/engine';
 import { z } from 'zod';
@@ -14,10 +13,10 @@ import { pick } from '../advisor/cross-validate.js';
 import { checkAdapterName } from '../artifact/adapter-names.js';
 import type { ModelReport } from '../artifact/classifier.js';
 import type { LinearHead } from '../artifact/linear-head.js';
-import { asClassifier, classifierInput, type TextGraph, withOutput } from '../artifact/onnx-classifier.js';
+import { asClassifier, type TextGraph } from '../artifact/onnx-classifier.js';
 import { configJson } from '../artifact/pack.js';
 import { ClassifierSession } from '../artifact/session.js';
-import { labelIndices, quoteSome, requireTrainable, type TextDataset } from '../data/dataset.js';
+import { labelIndices, requireTrainable, type TextDataset } from '../data/dataset.js';
 import { createRandom, type Random } from '../data/random.js';
 import { stratifiedSplit } from '../data/split.js';
 import { FewtuneError, throwIfAborted } from '../errors.js';
@@ -33,7 +32,7 @@ import { type Run, startRun } from '../run.js';
 import { version } from '../version.js';
 import { divide } from './hold-out.js';
 import { metricsOf } from './measure.js';
-import { explained, type OnnxText, openOnnxText } from './onnx-text.js';
+import { explained, type OnnxText, openOnnxText, withoutClassifier } from './onnx-text.js';
 import {
   feedTexts,
   headBias,
@@ -316,9 +315,7 @@ async function openTrainable(
   seed: number,
   random: Random,
 ) {
-  const cut = own ? undefined : await withoutClassifier(text);
-  const model = cut?.model ?? text.model;
-  const graph: TextGraph = cut ? { ...text.graph, output: { name: cut.tensor, kind: 'vector' } } : text.graph;
+  const { model, graph } = own ? text : await withoutClassifier(text);
   const width = outputWidth(text.file, model, graph);
   if (own && width !== classes) {
     throw new FewtuneError(
@@ -340,40 +337,6 @@ async function openTrainable(
     frozen: split.frozen,
   };
   return { model, trainable, lora, loraOptions };
-}
-
-/** The file up to what its own classifier reads; undefined where it is none. */
-async function withoutClassifier(text: OnnxText): Promise<{ model: OnnxFunction; tensor: string } | undefined> {
-  if (text.graph.output.kind !== 'logits') return undefined;
-  const found = classifierInput(text.model.parts.bytes, text.graph.output.name);
-  if (!found) {
-    throw new FewtuneError(
-      'MODEL_UNSUPPORTED',
-      `${text.file}: its classifier has the labels ${quoteSome(text.labels ?? [])}, not those of the data, and is no linear layer that ` +
-        'another could replace. Export the encoder alone, or name its hidden states with --output.',
-    );
-  }
-  const external = folderReader(dirname(text.file));
-  const sizes = { batch: 'batch', seq: 'seq' };
-  const model = await OnnxFunction.fromBytes(withOutput(text.model.parts.bytes, found.tensor), {
-    external,
-    sizes: { ...symbolsOf(text.model), ...sizes },
-  });
-  return { model, tensor: found.tensor };
-}
-
-/** The symbols that an opened file has for its sizes, by their names in it. */
-function symbolsOf(model: OnnxFunction): Record<string, string> {
-  const symbols: Record<string, string> = {};
-  for (const { name, type } of model.parts.model.graph.input) {
-    for (const [axis, { dimParam }] of (type?.tensorType?.shape?.dim ?? []).entries()) {
-      const symbol = model.inputs[name]?.shape[axis];
-      if (typeof symbol !== 'string') continue;
-      if (dimParam) symbols[dimParam] = symbol;
-      symbols[`${name}_${axis}`] = symbol;
-    }
-  }
-  return symbols;
 }
 
 function headOf(params: Named<HostTensor>): LinearHead | undefined {

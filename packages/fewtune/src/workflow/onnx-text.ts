@@ -1,11 +1,12 @@
 import { readFile, stat } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
-import { type Dim, EngineError, type OnnxFunction, readOnnxModel } from '@fewtune/engine';
+import { type Dim, EngineError, folderReader, OnnxFunction, readOnnxModel } from '@fewtune/engine';
 import { ModelError, readPooling, readTokenizer, type Tokenizer } from '@fewtune/models';
 import { readFolder } from '../artifact/load.js';
 import { manifestFile } from '../artifact/manifest.js';
-import type { TextGraph, TextInput } from '../artifact/onnx-classifier.js';
+import { classifierInput, type TextGraph, type TextInput, withOutput } from '../artifact/onnx-classifier.js';
 import { sha256Of } from '../artifact/sealed.js';
+import { quoteSome } from '../data/dataset.js';
 import { FewtuneError } from '../errors.js';
 
 /** A text model in an ONNX file that was exported elsewhere, with the tokenizer that stands beside it. */
@@ -128,6 +129,44 @@ export function explained(cause: unknown, file: string): unknown {
     default:
       return cause;
   }
+}
+
+/**
+ * The model up to what its own classifier reads; as it is where it has none.
+ *
+ * @throws FewtuneError MODEL_UNSUPPORTED where its classifier is no linear layer
+ */
+export async function withoutClassifier(text: OnnxText): Promise<Pick<OnnxText, 'model' | 'graph'>> {
+  if (text.graph.output.kind !== 'logits') return text;
+  const found = classifierInput(text.model.parts.bytes, text.graph.output.name);
+  if (!found) {
+    throw new FewtuneError(
+      'MODEL_UNSUPPORTED',
+      `${text.file}: its classifier has the labels ${quoteSome(text.labels ?? [])}, not those of the data, and is no linear layer that ` +
+        'another could replace. Export the encoder alone, or name its hidden states with --output.',
+    );
+  }
+  const external = folderReader(dirname(text.file));
+  const sizes = { batch: 'batch', seq: 'seq' };
+  const model = await OnnxFunction.fromBytes(withOutput(text.model.parts.bytes, found.tensor), {
+    external,
+    sizes: { ...symbolsOf(text.model), ...sizes },
+  });
+  return { model, graph: { ...text.graph, output: { name: found.tensor, kind: 'vector' } } };
+}
+
+/** The symbols that an opened file has for its sizes, by their names in it: `sizes` for another with the same inputs. */
+export function symbolsOf(model: OnnxFunction): Record<string, string> {
+  const symbols: Record<string, string> = {};
+  for (const { name, type } of model.parts.model.graph.input) {
+    for (const [axis, { dimParam }] of (type?.tensorType?.shape?.dim ?? []).entries()) {
+      const symbol = model.inputs[name]?.shape[axis];
+      if (typeof symbol !== 'string') continue;
+      if (dimParam) symbols[dimParam] = symbol;
+      symbols[`${name}_${axis}`] = symbol;
+    }
+  }
+  return symbols;
 }
 
 const inputNames = {

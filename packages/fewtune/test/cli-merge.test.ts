@@ -1,0 +1,142 @@
+import { cp, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { openOnnx } from '@fewtune/engine';
+import { loadEncoder, padBatch } from '@fewtune/models';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { adaptEncoder } from '../src/methods/peft/adapter.js';
+import { readAdapter, writeAdapter } from '../src/methods/peft/peft-files.js';
+import { subjectRows, subjectTexts, writeOnnxBase } from './onnx-base.js';
+import { fewtune } from './run-cli.js';
+import { writeTinyEncoder } from './tiny-encoder.js';
+
+let folder: string;
+const at = (name: string) => join(folder, name);
+const run = (...args: string[]) => fewtune([...args, '--json'], { cwd: folder });
+const flags = ['--targets', 'query,value', '--lr', '0.02', '--epochs', '12', '--set', 'patience=none'];
+
+beforeAll(async () => {
+  folder = await mkdtemp(join(tmpdir(), 'fewtune-cli-merge-'));
+  await writeFile(
+    at('subjects.csv'),
+    `text,label\n${subjectRows.map(({ text, label }) => `${text},${label}`).join('\n')}\n`,
+  );
+  await writeOnnxBase(at('base'), 'states');
+  await writeTinyEncoder(at('encoder'), subjectTexts);
+});
+afterAll(() => rm(folder, { recursive: true, force: true }));
+
+test('finetune, then merge: one adapter in the same file gives the same classifier', async () => {
+  const tuned = await run('finetune', 'base', 'subjects.csv', ...flags, '--test', 'subjects.csv', '--out', 'tuned');
+  expect(tuned.stderr).toContain('validation');
+  expect(tuned.code).toBe(0);
+  const document = JSON.parse(tuned.stdout);
+  expect(document).toMatchObject({
+    model: 'tuned',
+    adapter: join('tuned', 'adapters', 'tuned'),
+    base: 'base',
+    method: 'lora',
+    merge: { merged: true, texts: 24, accuracyAfter: document.merge.accuracyBefore },
+    evaluatedOn: { kind: 'test', examples: 24 },
+  });
+  expect(document.metrics.accuracy).toBeGreaterThan(0.9);
+  await cp(at('tuned/adapters/tuned'), at('adapter'), { recursive: true });
+
+  const merged = await run('merge', 'base', 'adapter', '--test', 'subjects.csv', '--out', 'merged');
+  expect(merged.stderr).toBe('');
+  const { measured, ...rest } = JSON.parse(merged.stdout);
+  expect(rest).toMatchObject({ folder: 'merged', kind: 'onnx', merged: true, weight: 1, base: { id: 'base' } });
+  expect(rest.adapter).toMatchObject({ source: 'adapter', method: 'lora', modules: 2 });
+  expect(measured).toMatchObject({
+    of: 'logits',
+    texts: 24,
+    accuracyBefore: document.metrics.accuracy,
+    accuracyAfter: document.metrics.accuracy,
+  });
+  expect(measured.largestDifference).toBeLessThan(1e-5);
+  expect(measured.largestChange).toBeGreaterThan(1e-3);
+  const { tokenizer } = await loadEncoder(at('encoder'));
+  const { inputIds, attentionMask } = padBatch(
+    subjectTexts.map((text) => tokenizer.encode(text)),
+    tokenizer.padId,
+  );
+  const logits = async (name: string) => {
+    const session = await openOnnx(at(`${name}/onnx/model.onnx`));
+    const { logits: found } = await session.run({ input_ids: inputIds, attention_mask: attentionMask });
+    await session.dispose();
+    return found!.data as Float32Array;
+  };
+  const { temperature } = JSON.parse(await readFile(at('tuned/fewtune.json'), 'utf8'));
+  const [ours, theirs] = [await logits('tuned'), await logits('merged')];
+  for (const [i, value] of ours.entries()) expect(theirs[i]).toBeCloseTo(value * temperature, 4);
+});
+
+test('an encoder: minus the adapter after plus the adapter is the base again', async () => {
+  const config = JSON.parse(await readFile(at('adapter/adapter_config.json'), 'utf8'));
+  expect(config.target_modules).toEqual(['query', 'value']);
+  // The adapter was trained on the ONNX file: as one without a fingerprint it fits the encoder of the same layers.
+  const refused = await run('merge', 'encoder', 'adapter', '--out', 'no');
+  expect(refused.code).toBe(2);
+  expect(refused.stderr).toMatch(/ADAPTER_MISMATCH.*fingerprint/);
+  const adapter = await readAdapter(at('adapter'));
+  await writeAdapter(at('plain'), { ...adapter, base: {} });
+  await cp(at('adapter/head.safetensors'), at('plain/head.safetensors'));
+
+  const merged = await run('merge', 'encoder', 'plain', '--test', 'subjects.csv', '--out', 'merged-encoder');
+  const { measured, kind } = JSON.parse(merged.stdout);
+  expect(kind).toBe('encoder');
+  expect(measured.of).toBe('embeddings');
+  expect(measured.largestDifference).toBeLessThan(1e-5);
+  expect(measured.accuracyAfter).toBe(measured.accuracyBefore);
+  expect(measured.accuracyAfter).toBeGreaterThan(0.9);
+  const [base, plain] = [await loadEncoder(at('encoder')), await readAdapter(at('plain'))];
+  expect((await loadEncoder(at('merged-encoder'))).weights).toEqual(adaptEncoder(base, plain).weights);
+
+  const back = await run('merge', 'merged-encoder', 'plain', '--weight=-1', '--out', 'back');
+  expect(back.code).toBe(0);
+  const name = 'encoder.layer.0.attention.self.query.weight';
+  const again = (await loadEncoder(at('back'))).weights[name]!.data as Float32Array;
+  for (const [i, value] of (base.weights[name]!.data as Float32Array).entries()) expect(again[i]).toBeCloseTo(value, 6);
+});
+
+test('for people: what was merged and what it changed', async () => {
+  const { code, stdout } = await fewtune(['merge', 'base', 'adapter', '--out', 'people'], { cwd: folder });
+  expect(code).toBe(0);
+  expect(stdout).toMatch(
+    /lora on 2 modules, weight 1.*logits differ by at most \d\.\de-\d on 8 texts.*saved {5}people/s,
+  );
+});
+
+test('wrong input is exit code 2, names what was wrong and leaves nothing behind', async () => {
+  const before = await readdir(folder);
+  const cases: [string[], RegExp][] = [
+    [['merge', 'base', 'nowhere', '--out', 'x'], /MODEL_NOT_FOUND.*nowhere/],
+    [['merge', 'nowhere-at-all/', 'adapter', '--out', 'x'], /ENCODER_NOT_FOUND/],
+    [['merge', 'tuned', 'tuned', '--out', 'x'], /MODEL_UNSUPPORTED.*lora changed the encoder.*base/],
+    [['merge', 'base', 'adapter', '--weight', 'x', '--out', 'x'], /Give a number/],
+    [['merge', 'base', 'adapter', '--out', 'base'], /OUTPUT_UNWRITABLE/],
+    [['merge', 'encoder', 'plain', '--test', 'nothing.csv', '--out', 'x'], /FILE_NOT_FOUND/],
+    [
+      ['finetune', 'base', 'subjects.csv', '--targets', 'qery', '--out', 'x'],
+      /OPTION_INVALID.*"qery"; near are .*query/,
+    ],
+    [['finetune', 'base', 'subjects.csv', '--lr', '1', '--set', 'lr=2', '--out', 'x'], /both given/],
+    [['finetune', 'base', 'subjects.csv', '--name', '../x', '--out', 'x'], /OPTION_INVALID.*name/],
+    [['finetune', 'base', 'subjects.csv', '--set', 'classifer=new', '--out', 'x'], /classifer.*There are targets/],
+  ];
+  const results = await Promise.all(cases.map(async ([args, message]) => ({ ...(await run(...args)), message })));
+  for (const { code, stdout, stderr, message } of results) {
+    expect(stderr).toMatch(message);
+    expect(code).toBe(2);
+    expect(stdout).toBe('');
+  }
+  expect(await readdir(folder)).toEqual(before);
+});
+
+test('Ctrl-C ends with 130 and writes nothing', async () => {
+  const long = ['finetune', 'base', 'subjects.csv', '--epochs', '100000', '--set', 'patience=none', '--out', 'never'];
+  const { code, stderr } = await fewtune(long, { cwd: folder, interruptAt: /validation/ });
+  expect(stderr).toMatch(/interrupted: nothing was written/);
+  expect(code).toBe(130);
+  expect(await readdir(folder)).not.toContain('never');
+});
