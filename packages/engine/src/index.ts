@@ -67,7 +67,7 @@ export {
   minimum,
   where,
 } from './ops/compare.js';
-export { stopGradient } from './ops/control.js';
+export { stopGradient, viewAfter } from './ops/control.js';
 export { type ConvolutionOptions, conv, convTranspose } from './ops/convolution.js';
 export { einsum } from './ops/einsum.js';
 export { gatherElements, scatterElements, topK } from './ops/elements.js';
@@ -110,7 +110,14 @@ export {
 } from './ops/indexing.js';
 export { crossEntropy } from './ops/losses.js';
 export { linear, type MatMulOptions, matMul } from './ops/matmul.js';
-export { constantNBits, linearNBits, type NBitsWeight, quantizeNBits } from './ops/matmul-nbits.js';
+export {
+  constantNBits,
+  dequantizeNBits,
+  linearNBits,
+  type NBitsWeight,
+  quantizeNBits,
+  unpackNBits,
+} from './ops/matmul-nbits.js';
 export { mod } from './ops/modulo.js';
 export { gatherNd, scatterNd } from './ops/nd.js';
 export {

@@ -1,5 +1,6 @@
 import { add, gather, slice, type Tensor } from '@fewtune/engine';
 import { positionsAfter, virtualTokens } from './encode-hooks.js';
+import { rows } from './quantized-graph.js';
 import {
   type Architecture,
   type Backbone,
@@ -29,8 +30,8 @@ export const bert: Architecture = {
  */
 export function bertEmbeddings(backbone: Backbone, inputIds: Tensor, positions: Tensor, types?: Tensor): Tensor {
   const { weights } = backbone;
-  const words = gather(weightOf(weights, 'embeddings.word_embeddings.weight'), inputIds); // [batch, seq, hidden]
-  const places = gather(weightOf(weights, 'embeddings.position_embeddings.weight'), positions);
+  const words = rows(weightOf(weights, 'embeddings.word_embeddings.weight'), inputIds); // [batch, seq, hidden]
+  const places = rows(weightOf(weights, 'embeddings.position_embeddings.weight'), positions);
   return withType(backbone, add(words, places), types);
 }
 

@@ -7,6 +7,7 @@ export const modelErrorCodes = {
   ENCODER_UNSUPPORTED: 'the checkpoint asks for something that is not implemented',
   ENCODER_LAYER: 'the encoder has no layer of that number',
   ENCODER_UNSAFE: 'the checkpoint is a pickle, or names a path outside its folder',
+  QUANTIZATION_INVALID: 'weights cannot be quantised in the way that was asked for',
   TOKENIZER_INVALID: 'tokenizer.json cannot be used',
   HUB_OFFLINE: 'the Hub may not or cannot be reached and the cache does not hold the files',
   HUB_FAILED: 'the Hub answered with an error',

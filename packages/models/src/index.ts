@@ -11,7 +11,20 @@ export type { DownloadProgress, HubOptions } from './hub.js';
 export { embeddedEncoderId, loadEncoder } from './load-encoder.js';
 export { type PackedInputs, packBatch, packedPairSpecs, packedSpecs, packingOf, packPairs } from './packing.js';
 export { type Pooling, pool } from './pooling.js';
+export { product, rows, tracedWeights } from './quantized-graph.js';
 export { dequantizeRows, quantizeRows } from './quantized-rows.js';
+export {
+  heldBytes,
+  heldQuantized,
+  heldTensors,
+  isQuantized,
+  type Quantization,
+  type QuantizedMatrix,
+  type QuantizedTensor,
+  quantizationOf,
+  quantizeTensor,
+  quantizeWeights,
+} from './quantized-weights.js';
 export { type ResNet12, type ResNet12Options, resnet12 } from './resnet12.js';
 export {
   parseSafetensors,

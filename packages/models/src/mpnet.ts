@@ -1,6 +1,7 @@
 import { add, arange, constant, gather, maximum, minimum, reshape, sub, type Tensor, transpose } from '@fewtune/engine';
 import { positionsAfter } from './encode-hooks.js';
 import { positionsFromPad } from './roberta.js';
+import { rows } from './quantized-graph.js';
 import { type Architecture, type LayerNames, maskBiases, norm, promptWords, weightOf } from './transformer-layer.js';
 
 /** Distances from here on share the last bucket; `transformers`' modeling_mpnet has no option for it. */
@@ -14,8 +15,8 @@ export const mpnet: Architecture = {
   embeddings: (backbone, { inputIds, attentionMask }) => {
     const { weights } = backbone;
     const positions = positionsFromPad(backbone, attentionMask);
-    const words = gather(weightOf(weights, 'embeddings.word_embeddings.weight'), inputIds);
-    const places = gather(weightOf(weights, 'embeddings.position_embeddings.weight'), positions);
+    const words = rows(weightOf(weights, 'embeddings.word_embeddings.weight'), inputIds);
+    const places = rows(weightOf(weights, 'embeddings.position_embeddings.weight'), positions);
     return norm(backbone, add(words, places), 'embeddings.LayerNorm');
   },
   promptEmbeddings: (backbone, prompt) =>

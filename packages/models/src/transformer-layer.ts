@@ -9,7 +9,6 @@ import {
   expand,
   gelu,
   layerNorm,
-  linear,
   matMul,
   max,
   maximum,
@@ -26,6 +25,7 @@ import {
 import type { EncodeHooks } from './encode-hooks.js';
 import type { EncoderConfig } from './encoder-config.js';
 import { ModelError } from './errors.js';
+import { product } from './quantized-graph.js';
 
 /**
  * One linear layer of the backbone: y = x Wᵀ + b. Adapters put their own here.
@@ -34,8 +34,8 @@ import { ModelError } from './errors.js';
  */
 export type LinearFn = (x: Tensor, name: string, weight: Tensor, bias?: Tensor) => Tensor;
 
-/** The plain layer. */
-export const plainLinear: LinearFn = (x, _name, weight, bias) => linear(x, weight, bias);
+/** The plain layer, of a weight that may be quantised. */
+export const plainLinear: LinearFn = (x, _name, weight, bias) => product(x, weight, bias);
 
 export interface EncoderInputs {
   /** int64 [batch, seq] */

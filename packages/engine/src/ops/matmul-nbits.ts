@@ -5,12 +5,13 @@ import type { HostTensor } from '../host-tensor.js';
 import { hostTensor } from '../host-tensor.js';
 import type { EmitContext, Node, Op, Tensor } from '../tensor.js';
 import { apply, constant } from '../tensor.js';
-import { add, mul, sub } from './arithmetic.js';
+import { add, expand } from './arithmetic.js';
 import { cast } from './compare.js';
-import { floor } from './elementwise.js';
-import { concat, slice } from './indexing.js';
+import { startAfter } from './control.js';
+import { slice } from './indexing.js';
 import { matMul } from './matmul.js';
-import { reshape, unsqueeze } from './shape.js';
+import { dequantize } from './quantize.js';
+import { reshape } from './shape.js';
 
 /** A quantised weight [out, in], traced or on the host. */
 export interface NBitsWeight<T = Tensor> {
@@ -91,28 +92,59 @@ export function quantizeNBits(
   };
 }
 
-type Layout = { bits: number; inputs: number };
+type Layout = { bits: 4 | 8; inputs: number };
 
-/** Bytes as whole numbers in float32: [..., n] -> [..., n · 8 / bits]. */
-function unpack(bytes: Tensor, bits: number): Tensor {
-  const whole = cast(bytes, 'float32');
-  if (bits === 8) return whole;
-  const upper = floor(mul(whole, 1 / 16));
-  const pairs = concat([unsqueeze(sub(whole, mul(upper, 16)), -1), unsqueeze(upper, -1)], bytes.rank);
-  return reshape(pairs, [...bytes.shape.slice(0, -1), (bytes.shape.at(-1) as number) * 2]);
+/** uint8 [..., n] -> uint8 [..., 2 n] */
+const unpackHalvesOp: Op = {
+  name: 'UnpackHalves',
+  shape: ([bytes]) => ({
+    dtype: 'uint8',
+    shape: [...bytes!.shape.slice(0, -1), (bytes!.shape.at(-1) as number) * 2],
+  }),
+  emit: (context, node, [bytes]) => {
+    const byte = (value: number) => context.constant(hostTensor('uint8', [], [value]));
+    const last = context.constant(hostTensor('int64', [1], [-1]));
+    const halves = [
+      context.node('BitwiseAnd', [bytes!, byte(15)]),
+      context.node('BitShift', [bytes!, byte(4)], { direction: 'RIGHT' }),
+    ].map(([half]) => context.node('Unsqueeze', [half!, last])[0]!);
+    const [pairs] = context.node('Concat', halves, { axis: -1 });
+    return context.node('Reshape', [pairs!, context.shape(node.outputs[0]!.shape)]);
+  },
+  vjp: 'none',
+  batch: ([bytes]) => apply(unpackHalvesOp, [bytes!]),
+};
+
+/** The whole numbers that are packed in bytes, uint8 [..., n] -> uint8 [..., n · 8 / bits]. */
+export function unpackNBits(bytes: Tensor, bits: 4 | 8): Tensor {
+  return bits === 8 ? bytes : apply(unpackHalvesOp, [bytes]);
 }
 
-/** The weight in plain operators, [out, inputs]. */
-function dequantized([packed, scales, zeroPoints]: readonly Tensor[], { bits, inputs }: Layout): Tensor {
-  const [rows, blocks] = packed!.shape as [number, number];
-  const whole = unpack(packed!, bits);
-  const middle = 2 ** (bits - 1);
-  const zero = zeroPoints ? reshape(slice(unpack(zeroPoints, bits), 1, 0, blocks), [rows, blocks, 1]) : middle;
-  const padded = reshape(mul(sub(whole, zero), unsqueeze(scales!, -1)), [rows, blocks * (whole.shape[2] as number)]);
-  return slice(padded, 1, 0, inputs);
+/**
+ * A quantised weight in plain operators, or some rows of one, e.g. gathered from a table.
+ *
+ * @param weight packed [..., blocks, bytes], scales [..., blocks], zero points likewise if any
+ * @param inputs how many values of a row are meant; the last block may hold more
+ * @returns      float32 [..., inputs]
+ */
+export function dequantizeNBits({ packed, scales, zeroPoints, bits }: NBitsWeight, inputs: number): Tensor {
+  const [blocks, bytes] = packed.shape.slice(-2) as [number, number];
+  const block = (bytes * 8) / bits;
+  const zero = zeroPoints
+    ? slice(unpackNBits(zeroPoints, bits), -1, 0, blocks)
+    : expand(constant(hostTensor('uint8', [], [2 ** (bits - 1)])), scales.shape);
+  // A block a row: the scales are then along one axis, and DequantizeLinear needs no other copy of the weight.
+  const inRows = (x: Tensor, width: number) => reshape(x, [-1, width]);
+  const values = dequantize(inRows(unpackNBits(packed, bits), block), inRows(scales, 1), inRows(zero, 1));
+  const flat = reshape(values, [...packed.shape.slice(0, -2), blocks * block]);
+  return inputs === blocks * block ? flat : slice(flat, -1, 0, inputs);
 }
 
-/** The product in standard operators: `dequantized` as ONNX nodes, and a matrix product. */
+/** The weight of a node in plain operators, [out, inputs]. */
+const writtenOut = ([packed, scales, zeroPoints]: readonly Tensor[], { bits, inputs }: Layout): Tensor =>
+  dequantizeNBits({ packed: packed!, scales: scales!, zeroPoints, bits }, inputs);
+
+/** The product in standard operators: `dequantizeNBits` as ONNX nodes, and a matrix product. */
 function emitPortable(context: EmitContext, node: Node, [x, packed, scales, zeroPoints]: readonly string[]): string[] {
   const { bits, inputs } = node.attributes as Layout;
   const [rows, blocks, bytes] = node.inputs[1]!.shape as [number, number, number];
@@ -150,16 +182,18 @@ const matMulNBitsOp: Op = {
     const attributes = { K: k, N: n, bits, block_size: (bytes * 8) / bits };
     return context.node('MatMulNBits', inputs, attributes, { domain: 'com.microsoft' });
   },
-  // y = x Wᵀ  =>  dx = dy W, W frozen
-  vjp: ([, ...weight], dy, { attributes }) => [
-    matMul(dy, dequantized(weight, attributes as Layout)),
-    ...weight.map(() => undefined),
+  // y = x Wᵀ  =>  dx = dy W, W frozen. It is written out when dy is there: before, all layers' would stand at once.
+  vjp: ([, packed, scales, ...zero], dy, { attributes }) => [
+    matMul(dy, writtenOut([packed!, startAfter(scales!, dy), ...zero], attributes as Layout)),
+    undefined,
+    undefined,
+    ...zero.map(() => undefined),
   ],
   batch: ([x, ...weight], { node, batched, map }) => {
     if (batched.slice(1).every((one) => !one)) return apply(matMulNBitsOp, [x!, ...weight], node.attributes);
     // A weight for each example has no kernel.
     const plain = ([one, ...parts]: readonly Tensor[]) => [
-      matMul(one!, dequantized(parts, node.attributes as Layout), { transposeB: true }),
+      matMul(one!, writtenOut(parts, node.attributes as Layout), { transposeB: true }),
     ];
     return map(plain, [x!, ...weight], batched) as readonly Tensor[];
   },
@@ -196,7 +230,7 @@ export function linearNBits(x: Tensor, { packed, scales, zeroPoints, bits }: NBi
   const y =
     x.dtype === 'float32'
       ? apply(matMulNBitsOp, [x, ...weight], { bits, inputs })
-      : matMul(x, cast(dequantized(weight, { bits, inputs }), x.dtype), { transposeB: true });
+      : matMul(x, cast(writtenOut(weight, { bits, inputs }), x.dtype), { transposeB: true });
   return bias ? add(y, bias) : y;
 }
 
