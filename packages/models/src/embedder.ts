@@ -1,9 +1,10 @@
-import { compile, constant, type HostTensor, l2Normalize, type Program, type Tensor } from '@fewtune/engine';
+import { compile, type HostTensor, l2Normalize, type Program, type Tensor } from '@fewtune/engine';
 import { lengthBatches, padBatch } from './batching.js';
 import { encodeWith } from './encode.js';
 import type { Encoder } from './encoder.js';
 import { throwIfAborted } from './errors.js';
 import { pool } from './pooling.js';
+import { constantWeights } from './quantized-graph.js';
 import type { EncoderInputs } from './transformer-layer.js';
 
 /**
@@ -37,8 +38,7 @@ export class SentenceEmbedder {
   /** Traces and compiles the encoder. `dispose()` frees it. */
   static async create(encoder: Encoder, options: { threads?: number } = {}): Promise<SentenceEmbedder> {
     const embed = ({ inputIds, attentionMask }: EncoderInputs): Tensor => {
-      const weights = Object.fromEntries(Object.entries(encoder.weights).map(([name, w]) => [name, constant(w, name)]));
-      const hidden = encodeWith(encoder, weights, { inputIds, attentionMask });
+      const hidden = encodeWith(encoder, constantWeights(encoder.weights), { inputIds, attentionMask });
       return l2Normalize(pool(hidden, attentionMask, encoder.pooling));
     };
     const ids = { dtype: 'int64', shape: ['batch', 'seq'] } as const;

@@ -33,6 +33,8 @@ export interface Encoder {
   readonly weights: Readonly<Record<string, HostTensor>>;
   readonly tokenizer: Tokenizer;
   readonly addition?: Addition;
+  /** Of an encoder whose weights were quantised: the fingerprint that it had before. */
+  readonly quantizedFrom?: string;
 }
 
 /** The fingerprint of an encoder's parts. */

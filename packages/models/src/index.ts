@@ -11,7 +11,8 @@ export type { DownloadProgress, HubOptions } from './hub.js';
 export { embeddedEncoderId, loadEncoder } from './load-encoder.js';
 export { type PackedInputs, packBatch, packedPairSpecs, packedSpecs, packingOf, packPairs } from './packing.js';
 export { type Pooling, pool } from './pooling.js';
-export { product, rows, tracedWeights } from './quantized-graph.js';
+export { quantizeEncoder } from './quantized-encoder.js';
+export { constantWeights, product, rows, tracedWeights } from './quantized-graph.js';
 export { dequantizeRows, quantizeRows } from './quantized-rows.js';
 export {
   heldBytes,

@@ -1,7 +1,7 @@
 import { add, arange, constant, gather, maximum, minimum, reshape, sub, type Tensor, transpose } from '@fewtune/engine';
 import { positionsAfter } from './encode-hooks.js';
-import { positionsFromPad } from './roberta.js';
 import { rows } from './quantized-graph.js';
+import { positionsFromPad } from './roberta.js';
 import { type Architecture, type LayerNames, maskBiases, norm, promptWords, weightOf } from './transformer-layer.js';
 
 /** Distances from here on share the last bucket; `transformers`' modeling_mpnet has no option for it. */

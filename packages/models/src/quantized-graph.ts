@@ -20,7 +20,7 @@ import {
   unsqueeze,
   viewAfter,
 } from '@fewtune/engine';
-import { isQuantized, nf4Codes, type Quantization } from './quantized-weights.js';
+import { heldTensors, isQuantized, nf4Codes, type Quantization } from './quantized-weights.js';
 
 /** A quantised matrix in a graph, or some of its rows. */
 interface Parts {
@@ -36,8 +36,6 @@ const heldAs = new WeakMap<Tensor, Parts>();
 /**
  * The weights of a graph whose tensors are those of `heldTensors(weights)`, traced. A quantised matrix stands there as its
  * float32 value, which is computed only where something reads it otherwise than by {@link product} and {@link rows}.
- *
- * In a program of which the weights are constants, NF4 and everything that is trained through should be inputs instead.
  *
  * @param weights on the host; only how they are held is read
  */
@@ -60,6 +58,12 @@ export function tracedWeights(
     traced[name] = value;
   }
   return traced;
+}
+
+/** The weights as constants of the graph, in the form that they are held in. */
+export function constantWeights(weights: Readonly<Record<string, HostTensor>>): Record<string, Tensor> {
+  const held = Object.entries(heldTensors(weights)).map(([name, tensor]) => [name, constant(tensor, name)]);
+  return tracedWeights(weights, Object.fromEntries(held));
 }
 
 /**

@@ -1,5 +1,5 @@
 import type { HostTensor, Named, Tensor } from '@fewtune/engine';
-import type { Encoder, LinearFn } from '@fewtune/models';
+import { type Encoder, heldTensors, isQuantized, type LinearFn } from '@fewtune/models';
 import type { z } from 'zod';
 import type { Random } from '../../data/random.js';
 import { FewtuneError } from '../../errors.js';
@@ -9,6 +9,8 @@ import type { Adapter } from './adapter.js';
 export interface Adaptation {
   readonly params: Named<HostTensor>;
   readonly frozen: Named<HostTensor>;
+  /** The weights before training, where they are not quite those of the encoder that was given. */
+  readonly base?: Named<HostTensor>;
   /** Token ids as the weights count them. */
   readonly ids: readonly (readonly number[])[];
   readonly padId: number;
@@ -52,6 +54,15 @@ export function parseAdaptation<Schema extends z.ZodType>(name: string, schema: 
 /** Nothing that is trained here reads the pooler: it would only be carried along. */
 export function withoutPooler(weights: Named<HostTensor>): Record<string, HostTensor> {
   return Object.fromEntries(Object.entries(weights).filter(([name]) => !name.startsWith('pooler.')));
+}
+
+/**
+ * Frozen weights of a training step in the form that they are held in. Quantised ones are inputs of the program: as its
+ * constants the runtime would turn them into float32 once for good.
+ */
+export function heldFrozen(frozen: Named<HostTensor>): { frozen: Named<HostTensor>; packFrozen?: false } {
+  const quantized = Object.values(frozen).some(isQuantized);
+  return { frozen: heldTensors(frozen), ...(quantized && { packFrozen: false as const }) };
 }
 
 /** Biases and norms do not decay, as is usual for transformers; nor do lengths and factors that are not near 0. */

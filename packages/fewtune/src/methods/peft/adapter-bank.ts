@@ -1,20 +1,27 @@
 import {
   add,
   compile,
-  constant,
   type Dim,
   gather,
   type HostTensor,
   hostTensor,
   l2Normalize,
-  linear,
   matMul,
   type Program,
   reshape,
   type Tensor,
   type TensorSpec,
 } from '@fewtune/engine';
-import { type Encoder, encode, type LinearFn, lengthBatches, padBatch, pool } from '@fewtune/models';
+import {
+  constantWeights,
+  type Encoder,
+  encode,
+  type LinearFn,
+  lengthBatches,
+  padBatch,
+  pool,
+  product,
+} from '@fewtune/models';
 import { FewtuneError, throwIfAborted } from '../../errors.js';
 import { type Adapter, adaptedModules, adapterScale, asLora, checkAdapter, ofPooler } from './adapter.js';
 import { AdapterStack } from './adapter-stack.js';
@@ -83,7 +90,7 @@ export class AdapterBank {
     }
     const embed = (inputs: Readonly<Record<string, Tensor>>): Tensor => {
       const { inputIds, attentionMask } = inputs as Record<'inputIds' | 'attentionMask', Tensor>;
-      const weights = Object.fromEntries(Object.entries(encoder.weights).map(([name, w]) => [name, constant(w, name)]));
+      const weights = constantWeights(encoder.weights);
       const hidden = encode(encoder.config, weights, { inputIds, attentionMask }, { linear: byRow(inputs, modules) });
       return l2Normalize(pool(hidden, attentionMask, encoder.pooling));
     };
@@ -218,7 +225,7 @@ export class AdapterBank {
 function byRow(inputs: Readonly<Record<string, Tensor>>, modules: readonly string[]): LinearFn {
   const [batch, seq] = inputs.inputIds!.shape as [Dim, Dim];
   return (x, module, weight, bias) => {
-    const base = linear(x, weight, bias); // [batch · seq, out]
+    const base = product(x, weight, bias); // [batch · seq, out]
     const at = modules.indexOf(module);
     if (at < 0) return base;
     const [outer, inner] = weight.shape as [Dim, Dim];

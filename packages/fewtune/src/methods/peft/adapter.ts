@@ -1,5 +1,5 @@
 import { add, type HostTensor, matMul, mul, type Named, type Tensor } from '@fewtune/engine';
-import { type Encoder, fingerprint, type LinearFn } from '@fewtune/models';
+import { type Encoder, fingerprint, isQuantized, type LinearFn, type Quantization } from '@fewtune/models';
 import { FewtuneError } from '../../errors.js';
 import { ia3Linear, mergeIa3 } from './ia3-layer.js';
 import { loraLinear, mergeLora } from './lora-layer.js';
@@ -14,6 +14,20 @@ export interface AdapterBase {
   readonly revision?: string;
   /** `Encoder.fingerprint`: SHA-256 over everything that decides an embedding. */
   readonly fingerprint?: string;
+  /** How the encoder's matrices were held while the adapter was trained, where not in float32. */
+  readonly quantization?: Quantization;
+}
+
+/** The base of an adapter that is trained on an encoder; the weights are those before training, perhaps quantised. */
+export function baseOf(encoder: Encoder, weights: Named<HostTensor>): AdapterBase {
+  const { id, revision, fingerprint, quantizedFrom } = encoder;
+  const quantization = Object.values(weights).find(isQuantized)?.quantized.quantization;
+  return {
+    id,
+    ...(revision && { revision }),
+    fingerprint: quantizedFrom ?? fingerprint,
+    ...(quantization && { quantization }),
+  };
 }
 
 /** What adapters of every kind have. Names are those of our encoders. */
@@ -164,7 +178,7 @@ export function adaptEncoder(encoder: Encoder, adapter: Adapter): Encoder {
  */
 export function checkAdapter(encoder: Encoder, adapter: Adapter): void {
   const trainedOn = adapter.base?.fingerprint;
-  if (trainedOn !== undefined && trainedOn !== encoder.fingerprint) {
+  if (trainedOn !== undefined && trainedOn !== encoder.fingerprint && trainedOn !== encoder.quantizedFrom) {
     throw new FewtuneError(
       'ADAPTER_MISMATCH',
       `the adapter was trained on ${adapter.base?.id ?? 'an encoder'} with the fingerprint ${trainedOn.slice(0, 12)}…; ` +

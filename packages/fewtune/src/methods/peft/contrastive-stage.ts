@@ -8,10 +8,19 @@ import {
   type Tensor,
   trainStep,
 } from '@fewtune/engine';
-import { type Encoder, encode, type LinearFn, packBatch, packedSpecs, packingOf, pool } from '@fewtune/models';
+import {
+  type Encoder,
+  encode,
+  type LinearFn,
+  packBatch,
+  packedSpecs,
+  packingOf,
+  pool,
+  tracedWeights,
+} from '@fewtune/models';
 import type { Random } from '../../data/random.js';
 import { FewtuneError, throwIfAborted } from '../../errors.js';
-import { decays } from './adaptation.js';
+import { decays, heldFrozen } from './adaptation.js';
 import { classBatches } from './class-batches.js';
 import { supervisedContrastive } from './supervised-contrastive.js';
 
@@ -77,8 +86,10 @@ export async function contrastiveStage(
   const { steps, lr, temperature, weightDecay, clipNorm } = options;
   const step = await trainStep({
     ...trainable,
+    ...heldFrozen(trainable.frozen),
     batch: { ...packedSpecs, labels: { dtype: 'int64', shape: ['batch'] } } as const,
-    loss: (params, { frozen, batch }) => {
+    loss: (params, { frozen: held, batch }) => {
+      const frozen = tracedWeights(trainable.frozen, held);
       const hidden = encode(encoder.config, { ...frozen, ...params }, batch, {
         linear: trainable.linear?.(params, frozen),
         packing: packingOf(batch),

@@ -1,5 +1,5 @@
-import { compile, constant, type HostTensor, hostTensor, matMul, type Named, sum, type Tensor } from '@fewtune/engine';
-import { type Encoder, encode, packBatch, packedSpecs, packingOf, plainLinear } from '@fewtune/models';
+import { compile, type HostTensor, hostTensor, matMul, type Named, sum, type Tensor } from '@fewtune/engine';
+import { constantWeights, type Encoder, encode, packBatch, packedSpecs, packingOf, plainLinear } from '@fewtune/models';
 import type { Random } from '../../data/random.js';
 import { truncatedSvd } from './low-rank.js';
 
@@ -29,8 +29,7 @@ export async function evaDirections(
     (batch) => {
       const seen = new Map<Tensor, string>();
       const results: Record<string, Tensor> = {};
-      const traced = Object.fromEntries(Object.entries(weights).map(([name, value]) => [name, constant(value, name)]));
-      encode(config, traced, batch, {
+      encode(config, constantWeights(weights), batch, {
         packing: packingOf(batch),
         linear: (x, module, weight, bias) => {
           if (modules.includes(module)) {

@@ -9,6 +9,7 @@ import { createLogisticSolver, headLogits, headOf } from '../linear/logistic.js'
 import type { FitContext, Fitted, Labelled } from '../method.js';
 import { embedSupport, withNames } from '../support.js';
 import { type Adapt, withoutPooler } from './adaptation.js';
+import { baseOf } from './adapter.js';
 import { type ContrastiveOptions, contrastiveStage } from './contrastive-stage.js';
 import { partOfAdapter } from './shared-part.js';
 
@@ -66,7 +67,7 @@ export async function fineTune(
     onStep: (step, metrics) => context.onProgress?.((0.95 * step) / stage.steps, { step, ...metrics }),
   });
 
-  const kept = interpolate(weights, adaptation.merge(trained), options.interpolation);
+  const kept = interpolate(adaptation.base ?? weights, adaptation.merge(trained), options.interpolation);
   const whole = adaptation.adapter?.(trained);
   const adapter = whole && partOfAdapter(whole, weights, options.interpolation);
   const tuned: Encoder = { ...encoder, weights: kept };
@@ -84,7 +85,7 @@ export async function fineTune(
     graph: async () => headGraph(tuned, head),
     support,
     ...(adapter && {
-      adapter: { ...adapter, base: { id: encoder.id, revision: encoder.revision, fingerprint: encoder.fingerprint } },
+      adapter: { ...adapter, base: baseOf(encoder, adaptation.base ?? weights) },
     }),
     details: { steps: stage.steps, lr: options.lr, trainableParameters: trainable, labelNames: named },
     dispose: () => features.dispose(),

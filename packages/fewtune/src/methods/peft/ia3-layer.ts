@@ -1,5 +1,5 @@
-import { type HostTensor, hostTensor, linear, mul, type Named, reshape, type Tensor } from '@fewtune/engine';
-import type { LinearFn } from '@fewtune/models';
+import { type HostTensor, hostTensor, mul, type Named, reshape, type Tensor } from '@fewtune/engine';
+import { type LinearFn, product } from '@fewtune/models';
 import { linearModules, namesMeant, type Targets } from './targets.js';
 
 export interface Ia3Settings {
@@ -40,9 +40,9 @@ export function startIa3(
 export function ia3Linear(params: Named<Tensor>): LinearFn {
   return (x, module, weight, bias) => {
     const l = params[`${module}.ia3_l`];
-    if (!l) return linear(x, weight, bias);
+    if (!l) return product(x, weight, bias);
     const factors = reshape(l, [-1]);
-    return l.shape[1] === 1 ? mul(linear(x, weight, bias), factors) : linear(mul(x, factors), weight, bias);
+    return l.shape[1] === 1 ? mul(product(x, weight, bias), factors) : product(mul(x, factors), weight, bias);
   };
 }
 

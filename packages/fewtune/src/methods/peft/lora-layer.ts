@@ -13,7 +13,7 @@ import {
   type Tensor,
   zeros,
 } from '@fewtune/engine';
-import type { LinearFn } from '@fewtune/models';
+import { type LinearFn, product } from '@fewtune/models';
 import type { Random } from '../../data/random.js';
 import { transposed } from './low-rank.js';
 
@@ -64,7 +64,7 @@ const scaleOf = (scale: LoraScale, module: string) => (typeof scale === 'number'
 export function loraLinear(params: Named<Tensor>, scale: LoraScale): LinearFn {
   return (x, module, weight, bias) => {
     const a = params[`${module}.lora_A.weight`];
-    if (!a) return linear(x, weight, bias);
+    if (!a) return product(x, weight, bias);
     const factor = scaleOf(scale, module);
     // The scale goes to B, which is small, not to the activations.
     const b = mul(params[`${module}.lora_B.weight`]!, factor);
@@ -72,9 +72,9 @@ export function loraLinear(params: Named<Tensor>, scale: LoraScale): LinearFn {
     const shift = own && mul(own, factor);
     const update = linear(linear(x, a), b, shift); // [..., out]
     const magnitude = params[`${module}.lora_magnitude_vector`];
-    if (!magnitude) return add(linear(x, weight, bias), update);
+    if (!magnitude) return add(product(x, weight, bias), update);
     const length = stopGradient(sqrt(sumSquares(add(weight, matMul(b, a)), { axes: [1] }))); // [out]
-    const turned = mul(add(linear(x, weight), update), div(magnitude, length));
+    const turned = mul(add(product(x, weight), update), div(magnitude, length));
     return bias ? add(turned, bias) : turned;
   };
 }

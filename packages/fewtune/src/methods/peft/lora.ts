@@ -1,4 +1,5 @@
 import type { HostTensor, Named } from '@fewtune/engine';
+import { quantizeWeights } from '@fewtune/models';
 import { z } from 'zod';
 import { logisticRow } from '../linear/logistic-row.js';
 import type { Method } from '../method.js';
@@ -33,7 +34,15 @@ const fields = {
   alphaPattern: patterns,
   /** Modules that are trained whole besides, e.g. `LayerNorm`. */
   modulesToSave: targets.default('none'),
+  /** How the frozen matrices are held while it trains: in 8 bits a scale a row, in 4 in blocks of 32 (QLoRA). */
+  base: z.enum(['float32', 'int8', 'int4', 'nf4']).default('float32'),
 };
+
+/** As the encoder has them, or quantised. */
+export function heldBase(weights: Named<HostTensor>, base: 'float32' | 'int8' | 'int4' | 'nf4'): Named<HostTensor> {
+  if (base === 'float32') return weights;
+  return quantizeWeights(weights, base === 'nf4' ? { code: 'nf4' } : { bits: base === 'int8' ? 8 : 4 });
+}
 
 const ownSchema = z.strictObject(fields);
 const schema = z.strictObject({ ...fineTuneFields(5e-4), ...fields });
@@ -45,7 +54,8 @@ export const loraKind: AdaptationKind<typeof ownSchema> = {
   schema: ownSchema,
   adapt:
     (options) =>
-    async ({ config, weights, tokenizer }, ids, random, threads) => {
+    async ({ config, weights: given, tokenizer }, ids, random, threads) => {
+      const weights = heldBase(given, options.base);
       const { rank, init, alphaPattern, modulesToSave, loraPlus } = options;
       const ranks = options.rankPattern === 'none' ? {} : options.rankPattern;
       const rankOf = (module: string) => ownOf(ranks, module, rank);
@@ -66,13 +76,15 @@ export const loraKind: AdaptationKind<typeof ownSchema> = {
         },
         random,
       );
-      const { adapter, base } = start;
+      const { adapter } = start;
+      const base = heldBase(start.base, options.base); // PiSSA and OLoRA moved weights
       const { saved } = adapter;
       const tuned = (trained: Named<HostTensor>): LoraAdapter => {
         const part = (names: object) => Object.fromEntries(Object.keys(names).map((name) => [name, trained[name]!]));
         return { ...adapter, weights: part(adapter.weights), ...(saved && { saved: part(saved) }) };
       };
       return {
+        ...(weights !== given && { base: weights }),
         params: { ...adapter.weights, ...saved },
         frozen: Object.fromEntries(Object.entries(base).filter(([name]) => !saved?.[name])),
         ids,

@@ -1,7 +1,7 @@
 import { readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { convertFloat, type HostTensor } from '@fewtune/engine';
-import { parseSafetensors, serializeSafetensors } from '@fewtune/models';
+import { parseSafetensors, type Quantization, quantizationOf, serializeSafetensors } from '@fewtune/models';
 import { writeFolder } from '../../artifact/folder.js';
 import { FewtuneError } from '../../errors.js';
 import { type Adapter, adaptedModules, type LoraAdapter } from './adapter.js';
@@ -28,6 +28,8 @@ const ofAdapters = /\.(lora_|ia3_|vera_|token_adapter\.)/;
 
 /** The base's fingerprint, in the metadata of the tensor file, where Python's readers do not look. */
 const fingerprintKey = 'fewtune.base_fingerprint';
+/** How its matrices were held in training. */
+const quantizationKey = 'fewtune.base_quantization';
 
 /**
  * The files of an adapter as PEFT writes them. Equal adapters give equal bytes.
@@ -48,7 +50,11 @@ export function adapterFiles(adapter: Adapter): Map<string, Uint8Array> {
     const path = modules.has(module) ? `${module}.base_layer${name.slice(at)}` : name;
     tensors[root + moduleInPython(path, prefix)] = tensor;
   }
-  const metadata = { format: 'pt', ...(base.fingerprint && { [fingerprintKey]: base.fingerprint }) };
+  const metadata = {
+    format: 'pt',
+    ...(base.fingerprint && { [fingerprintKey]: base.fingerprint }),
+    ...(base.quantization && { [quantizationKey]: JSON.stringify(base.quantization) }),
+  };
   return new Map([
     [configFile, new TextEncoder().encode(writePeftConfig(adapter))],
     [weightsFile, serializeSafetensors(tensors, metadata)],
@@ -98,12 +104,15 @@ export function adapterFromFiles(files: ReadonlyMap<string, Uint8Array>, source 
     } else saved[name] = float32(tensor, key, source);
   }
   const fingerprint = metadata[fingerprintKey];
+  const quantization = quantizationIn(metadata[quantizationKey], source);
   const adapter: Adapter = {
     ...settings,
     weights,
     ...(Object.keys(saved).length > 0 && { saved }),
     ...(prefix && { prefix }),
-    ...((settings.base || fingerprint) && { base: { ...settings.base, ...(fingerprint && { fingerprint }) } }),
+    ...((settings.base || fingerprint || quantization) && {
+      base: { ...settings.base, ...(fingerprint && { fingerprint }), ...(quantization && { quantization }) },
+    }),
   };
   checkMatrices(adapter, source);
   return adapter;
@@ -140,6 +149,16 @@ export async function readAdapter(folder: string): Promise<Adapter> {
   }
   if (names.includes('adapter_model.bin')) files.set('adapter_model.bin', new Uint8Array());
   return adapterFromFiles(files, folder);
+}
+
+/** @throws FewtuneError MODEL_CORRUPT */
+function quantizationIn(text: string | undefined, source: string): Quantization | undefined {
+  if (text === undefined) return undefined;
+  try {
+    return quantizationOf(JSON.parse(text));
+  } catch (cause) {
+    throw new FewtuneError('MODEL_CORRUPT', `${source}: its ${quantizationKey} is ${text}.`, { cause });
+  }
 }
 
 type Tensors = Readonly<Record<string, HostTensor>>;

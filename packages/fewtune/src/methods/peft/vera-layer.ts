@@ -1,5 +1,5 @@
 import { add, type HostTensor, hostTensor, linear, mul, type Named, slice, type Tensor, zeros } from '@fewtune/engine';
-import type { LinearFn } from '@fewtune/models';
+import { type LinearFn, product } from '@fewtune/models';
 import type { Random } from '../../data/random.js';
 import { FewtuneError } from '../../errors.js';
 import { linearsMeant, type Targets } from './targets.js';
@@ -55,7 +55,7 @@ export function startVera(weights: Named<HostTensor>, { rank, targets }: VeraSet
  */
 export function veraLinear(params: Named<Tensor>): LinearFn {
   return (x, module, weight, bias) => {
-    const base = linear(x, weight, bias);
+    const base = product(x, weight, bias);
     const d = params[`${module}.vera_lambda_d`];
     if (!d) return base;
     const [outer, inner] = weight.shape as [number, number];

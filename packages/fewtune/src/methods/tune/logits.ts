@@ -1,7 +1,14 @@
-import { compile, constant, type HostTensor, type Named, type Program } from '@fewtune/engine';
-import { type Encoder, lengthBatches, packBatch, packedPairSpecs, packedSpecs, packPairs } from '@fewtune/models';
+import { compile, type HostTensor, type Named, type Program } from '@fewtune/engine';
+import {
+  constantWeights,
+  type Encoder,
+  lengthBatches,
+  packBatch,
+  packedPairSpecs,
+  packedSpecs,
+  packPairs,
+} from '@fewtune/models';
 import { throwIfAborted } from '../../errors.js';
-import { mapValues } from '../named.js';
 import { readsTypes, type TuneExamples, tokenise } from './examples.js';
 import { taskLogits } from './forward.js';
 import type { Task } from './task.js';
@@ -27,7 +34,7 @@ export class TaskLogits {
   ): Promise<TaskLogits> {
     const program = await compile(
       (batch) => {
-        const fixed = mapValues({ ...encoder.weights, ...head }, (value, name) => constant(value, name));
+        const fixed = constantWeights({ ...encoder.weights, ...head });
         return taskLogits({ encoder, adaptation: {}, task }, {}, fixed, batch);
       },
       pairs && readsTypes(encoder) ? packedPairSpecs : packedSpecs,

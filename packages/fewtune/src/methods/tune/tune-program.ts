@@ -10,9 +10,9 @@ import {
   type TrainStep,
   trainStep,
 } from '@fewtune/engine';
-import { packBatch, packPairs } from '@fewtune/models';
+import { packBatch, packPairs, tracedWeights } from '@fewtune/models';
 import { prefixed, under } from '../named.js';
-import { type Adaptation, decays } from '../peft/adaptation.js';
+import { type Adaptation, decays, heldFrozen } from '../peft/adaptation.js';
 import { batchSpecs, type TunedModel, targetsIn, taskLogits } from './forward.js';
 import type { TuneSchedule, TuneSettings } from './options.js';
 import type { Task } from './task.js';
@@ -108,9 +108,10 @@ function openStep(trained: Trained, rateShare: number): Promise<TrainStep<Named<
   const { weight } = task;
   return trainStep<Named<TensorSpec>>({
     params: { ...adaptation.params, ...head },
-    frozen: adaptation.frozen,
+    ...heldFrozen(adaptation.frozen),
     batch: batchSpecs(task, trained.typed),
-    loss: (params, { frozen, batch }) => task.loss(taskLogits(trained, params, frozen, batch), targetsIn(batch)),
+    loss: (params, { frozen, batch }) =>
+      task.loss(taskLogits(trained, params, tracedWeights(adaptation.frozen, frozen), batch), targetsIn(batch)),
     optimizer: adamW({
       weightDecay,
       decays,

@@ -1,7 +1,7 @@
 import type { HostTensor, Named } from '@fewtune/engine';
 import { type Encoder, fingerprint } from '@fewtune/models';
 import type { Adaptation } from '../peft/adaptation.js';
-import type { Adapter } from '../peft/adapter.js';
+import { type Adapter, baseOf } from '../peft/adapter.js';
 import type { Look, TunedStep } from './best-weights.js';
 import type { TuneExamples } from './examples.js';
 import { joined, TaskLogits } from './logits.js';
@@ -39,9 +39,8 @@ export class Tuned {
 
   /** What was trained, apart from the encoder and without the head; undefined where PEFT has no such kind. */
   get adapter(): Adapter | undefined {
-    const { id, revision, fingerprint } = this.base;
     const adapter = this.adaptation.adapter?.(this.params);
-    return adapter && { ...adapter, base: { id, ...(revision && { revision }), fingerprint } };
+    return adapter && { ...adapter, base: baseOf(this.base, this.adaptation.base ?? this.base.weights) };
   }
 
   /** An ordinary encoder with what was trained in place. */

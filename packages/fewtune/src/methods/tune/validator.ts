@@ -1,5 +1,5 @@
-import { compile, constant, type HostTensor, type Named, type Program, sizeOf, type TensorSpec } from '@fewtune/engine';
-import { lengthBatches } from '@fewtune/models';
+import { compile, type HostTensor, type Named, type Program, sizeOf, type TensorSpec } from '@fewtune/engine';
+import { constantWeights, lengthBatches } from '@fewtune/models';
 import { throwIfAborted } from '../../errors.js';
 import { mapValues, prefixed, under } from '../named.js';
 import type { Adaptation } from '../peft/adaptation.js';
@@ -49,7 +49,7 @@ export class Validator {
     };
     const program = await compile(
       (inputs) => {
-        const frozen = mapValues(adaptation.frozen, (value, name) => constant(value, name));
+        const frozen = constantWeights(adaptation.frozen);
         const logits = taskLogits(model, under('param', inputs), frozen, inputs);
         const targets = targetsIn(inputs);
         const weight = task.weight?.(targets) ?? sizeOf([inputs.inputIds!.shape[0]!], 'float32');
