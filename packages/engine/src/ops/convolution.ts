@@ -154,11 +154,15 @@ const mirrorOp: Op = {
     const [, inner, ...kernel] = node.inputs[0]!.shape as number[];
     const taps = kernel.reduce((total, size) => total * size, 1);
     const whole = (...values: number[]) => context.constant(hostTensor('int64', [values.length], values));
-    const [split] = context.node('Reshape', [w!, whole(-1, rows, inner!, taps)]);
-    const [turned] =
-      taps === 1 ? [split] : context.node('Slice', [split!, whole(-1), whole(-taps - 1), whole(3), whole(-1)]);
-    const [swapped] = context.node('Transpose', [turned!], { perm: [0, 2, 1, 3] });
-    return context.node('Reshape', [swapped!, whole(-1, rows, ...kernel)]);
+    const swap = (x: string) => context.node('Transpose', [x], { perm: [0, 2, 1] })[0]!;
+    // Two swaps of whole matrices, and rows taken back to front between them: the runtime has quick ways for both, but
+    // not for turning the short runs of taps about where they stand.
+    const columns = swap(context.node('Reshape', [w!, whole(-1, rows, inner! * taps)])[0]!);
+    const [tapped] = context.node('Reshape', [columns, whole(-1, taps, rows)]);
+    const backwards = whole(...Array.from({ length: taps }, (_, tap) => taps - 1 - tap));
+    const [turned] = taps === 1 ? [tapped] : context.node('Gather', [tapped!, backwards], { axis: 1 });
+    const swapped = swap(turned!);
+    return context.node('Reshape', [swapped, whole(-1, rows, ...kernel)]);
   },
   vjp: ([w], dy) => [apply(mirrorOp, [dy], { rows: w!.shape[1]! })],
   batch: ([w], { node, size }) => {
