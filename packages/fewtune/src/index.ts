@@ -37,6 +37,7 @@ export { type DataProfile, profile } from './data/profile.js';
 export { createRandom, type Random } from './data/random.js';
 export { type ImageSet, type ReadImagesOptions, readImages } from './data/read-images.js';
 export { type ReadOptions, readTable, readTexts } from './data/read-table.js';
+export { type ReadTaskOptions, readTask } from './data/read-task.js';
 export { episodeTurns, rotateImages, rotationClasses } from './data/rotations.js';
 export { stratifiedFolds, stratifiedSplit } from './data/split.js';
 export {
@@ -46,6 +47,7 @@ export {
   type SkippedEntry,
   type TextSupport,
 } from './data/support-folder.js';
+export { type TargetKind, type Targets, type TaskDataset, takeTaskRows } from './data/task-dataset.js';
 export { type ErrorCode, type ErrorKind, errorCodes, FewtuneError } from './errors.js';
 export { bootstrapInterval, type PairedComparison, pairedBootstrap } from './evaluation/bootstrap.js';
 export { expectedCalibrationError, fitTemperature, softmaxRows } from './evaluation/calibration.js';

@@ -6,6 +6,8 @@ export interface RawRows {
   readonly source: string;
   readonly texts: readonly (string | null)[];
   readonly labels: readonly (string | null)[];
+  /** Second texts, where such a column was asked for. */
+  readonly pairs?: readonly (string | null)[];
   readonly lines: readonly number[];
   readonly repairs: readonly Repair[];
 }
@@ -15,7 +17,8 @@ const CONFLICT_LIMIT = 0.2;
 
 const shorten = (text: string): string => (text.length > 60 ? `${text.slice(0, 57)}…` : text);
 
-class RepairLog {
+/** What was put right, kind by kind, with a few examples. */
+export class RepairLog {
   readonly #found = new Map<Repair['kind'], { count: number; examples: string[]; remedy: string }>();
 
   add(kind: Repair['kind'], remedy: string, example: string): void {

@@ -8,7 +8,8 @@ export interface Repair {
     | 'blank-text'
     | 'missing-label'
     | 'duplicate-row'
-    | 'contradicting-labels';
+    | 'contradicting-labels'
+    | 'begun-inside';
   /** Rows concerned. */
   readonly count: number;
   /** A few of them, as `line 12: …`. */

@@ -6,7 +6,7 @@ import { type CsvRecord, guessDelimiter, scanCsv } from './csv-structure.js';
 import type { Repair } from './dataset.js';
 import { cellText } from './duckdb.js';
 import { decodeText } from './encoding.js';
-import { columnsOf, encodingRepair, type Job, plainPath, readBytes } from './read-job.js';
+import { cellsOf, columnsOf, encodingRepair, type Job, plainPath, readBytes } from './read-job.js';
 
 /** Drops empty fields beyond the header's width; any other ragged record is an error. */
 function evenRecords(
@@ -81,16 +81,16 @@ export async function readCsv(job: Job): Promise<RawRows> {
     `buffer_size=${Math.max(8_388_608, 4 * longest)}, columns={${columns}})`;
   const header = await job.query(`SELECT * FROM ${source} LIMIT 1`, [path]);
   const names = header.rows[0]!.map((cell) => (cellText(cell) ?? '').trim());
-  const { text, label } = columnsOf(job, names);
-  const wanted = label < 0 ? `c${text}` : `c${text}, c${label}`;
+  const wanted = columnsOf(job, names)
+    .map((column) => `c${column}`)
+    .join(', ');
   const { rows } = await job.query(`SELECT ${wanted} FROM ${source} OFFSET 1`, [path]);
   if (rows.length !== records.length - 1) {
     throw new Error(`${records.length - 1} records were counted and ${rows.length} read`);
   }
   return {
     source: job.file,
-    texts: rows.map((row) => cellText(row[0])),
-    labels: rows.map((row) => cellText(row[1])),
+    ...cellsOf(job, rows),
     lines: records.slice(1).map(({ line }) => line),
     repairs,
   };

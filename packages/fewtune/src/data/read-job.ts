@@ -1,9 +1,10 @@
 import { readFile, symlink } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { FewtuneError } from '../errors.js';
+import type { RawRows } from './clean.js';
 import { chooseColumn } from './columns.js';
 import type { Repair } from './dataset.js';
-import type { Query } from './duckdb.js';
+import { cellText, type Query, type Rows } from './duckdb.js';
 
 export interface ReadOptions {
   /** Column of the sentences; by default the one whose name is recognised (`text`, `sentence`, `review` …). */
@@ -18,6 +19,11 @@ export interface ReadOptions {
   signal?: AbortSignal;
 }
 
+export interface JobOptions extends ReadOptions {
+  /** Column of second texts, for pairs. */
+  pair?: string;
+}
+
 /** One file to read, with what its reader needs. */
 export interface Job {
   readonly file: string;
@@ -25,7 +31,7 @@ export interface Job {
   /** A folder for a mended copy, removed afterwards. */
   readonly scratch: string;
   readonly query: Query;
-  readonly options: ReadOptions;
+  readonly options: JobOptions;
   readonly labelled: boolean;
 }
 
@@ -46,10 +52,24 @@ export async function plainPath(job: Job): Promise<string> {
   return link;
 }
 
-export function columnsOf(job: Job, names: readonly string[]): { text: number; label: number } {
-  const text = chooseColumn(job.file, names, 'text', job.options.text);
-  const label = job.labelled ? chooseColumn(job.file, names, 'label', job.options.label) : -1;
-  return { text, label };
+/** The places of the columns that are read: of texts, then of labels and second texts, if any. */
+export function columnsOf(job: Job, names: readonly string[]): number[] {
+  const { text, label, pair } = job.options;
+  return [
+    chooseColumn(job.file, names, 'text', text),
+    ...(job.labelled ? [chooseColumn(job.file, names, 'label', label)] : []),
+    ...(pair === undefined ? [] : [chooseColumn(job.file, names, 'text', pair)]),
+  ];
+}
+
+/** Cells of these columns, row by row, as roles. */
+export function cellsOf(job: Job, rows: Rows): Pick<RawRows, 'texts' | 'labels' | 'pairs'> {
+  const column = (at: number) => rows.map((row) => cellText(row[at]));
+  return {
+    texts: column(0),
+    labels: job.labelled ? column(1) : rows.map(() => null),
+    ...(job.options.pair !== undefined && { pairs: column(job.labelled ? 2 : 1) }),
+  };
 }
 
 export function encodingRepair(

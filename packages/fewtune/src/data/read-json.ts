@@ -2,9 +2,9 @@ import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { FewtuneError } from '../errors.js';
 import type { RawRows } from './clean.js';
-import { cellText, type Query } from './duckdb.js';
+import type { Query } from './duckdb.js';
 import { decodeText } from './encoding.js';
-import { columnsOf, encodingRepair, type Job, lineRecords, plainPath, readBytes } from './read-job.js';
+import { cellsOf, columnsOf, encodingRepair, type Job, lineRecords, plainPath, readBytes } from './read-job.js';
 
 /** Where the objects of a JSONL file start; other JSON numbers its objects. */
 function jsonLines(bytes: Buffer, format: string, count: number): number[] {
@@ -75,17 +75,16 @@ export async function readJson(job: Job): Promise<RawRows> {
     throw new FewtuneError('ROWS_EMPTY', `${job.file}: there are no objects in the file. Add examples.`);
   }
   const all = [...names];
-  const { text, label } = columnsOf(job, all);
+  const columns = columnsOf(job, all);
   // A JSON pointer (RFC 6901) reaches a key whatever characters it has.
   const pointer = (name: string) => `/${name.replaceAll('~', '~0').replaceAll('/', '~1')}`;
   const { rows } = await job.query(
-    `SELECT json_extract_string(json, $2)${label < 0 ? '' : ', json_extract_string(json, $3)'} FROM ${source}`,
-    [path, pointer(all[text]!), ...(label < 0 ? [] : [pointer(all[label]!)])],
+    `SELECT ${columns.map((_, i) => `json_extract_string(json, $${i + 2})`).join(', ')} FROM ${source}`,
+    [path, ...columns.map((column) => pointer(all[column]!))],
   );
   return {
     source: job.file,
-    texts: rows.map((row) => cellText(row[0])),
-    labels: rows.map((row) => cellText(row[1])),
+    ...cellsOf(job, rows),
     lines,
     repairs,
   };

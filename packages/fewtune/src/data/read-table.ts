@@ -4,13 +4,15 @@ import { extname, join, resolve } from 'node:path';
 import { FewtuneError, throwIfAborted } from '../errors.js';
 import { cleanRows, cleanTexts, type RawRows } from './clean.js';
 import type { TextDataset, TextList } from './dataset.js';
-import { cellText, quoteIdentifier, withDuckDb } from './duckdb.js';
+import { quoteIdentifier, withDuckDb } from './duckdb.js';
 import { decodeText } from './encoding.js';
 import { readCsv } from './read-csv.js';
 import {
+  cellsOf,
   columnsOf,
   encodingRepair,
   type Job,
+  type JobOptions,
   lineRecords,
   plainPath,
   type ReadOptions,
@@ -51,7 +53,8 @@ export async function readTexts(file: string, options: Omit<ReadOptions, 'label'
   return cleanTexts(await readRows(file, options, false));
 }
 
-async function readRows(file: string, options: ReadOptions, labelled: boolean): Promise<RawRows> {
+/** The cells of a table's columns as they stand. @throws FewtuneError as {@link readTable} */
+export async function readRows(file: string, options: JobOptions, labelled: boolean): Promise<RawRows> {
   throwIfAborted(options.signal);
   const extension = extname(file).toLowerCase();
   await requireFile(file);
@@ -114,23 +117,23 @@ async function readLines(job: Job): Promise<RawRows> {
 async function readParquet(job: Job): Promise<RawRows> {
   const path = await plainPath(job);
   const { columns } = await job.query('SELECT * FROM read_parquet($1) LIMIT 0', [path]);
-  const { text, label } = columnsOf(job, columns);
-  const asText = (column: number) => `CAST(${quoteIdentifier(columns[column]!)} AS VARCHAR)`;
-  const wanted = label < 0 ? asText(text) : `${asText(text)}, ${asText(label)}`;
+  const wanted = columnsOf(job, columns)
+    .map((column) => `CAST(${quoteIdentifier(columns[column]!)} AS VARCHAR)`)
+    .join(', ');
   const { rows } = await job.query(`SELECT ${wanted} FROM read_parquet($1)`, [path]);
   return {
     source: job.file,
-    texts: rows.map((row) => cellText(row[0])),
-    labels: rows.map((row) => cellText(row[1])),
+    ...cellsOf(job, rows),
     lines: rows.map((_, i) => i + 1),
     repairs: [],
   };
 }
 
-function requireSmallCells(rows: RawRows, options: ReadOptions): void {
+function requireSmallCells(rows: RawRows, options: JobOptions): void {
   for (const [role, cells] of [
     ['text', rows.texts],
     ['label', rows.labels],
+    ['pair', rows.pairs ?? []],
   ] as const) {
     const row = cells.findIndex((cell) => cell !== null && cell.length > MAX_CELL_CHARACTERS);
     if (row < 0) continue;
