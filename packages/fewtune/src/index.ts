@@ -170,6 +170,7 @@ export {
   combineAdapters,
   type Weighted,
 } from './methods/peft/combine-adapters.js';
+export { type AdapterDiff, type AdapterDifference, diffAdapters } from './methods/peft/diff-adapters.js';
 export { evaDirections } from './methods/peft/eva.js';
 export {
   type LoraInit,
@@ -224,5 +225,12 @@ export {
   metaTrainEncoder,
 } from './workflow/meta-train.js';
 export { MetaTrained, openMetaTrained } from './workflow/meta-trained.js';
+export {
+  type AdapterSummary,
+  addAdapter,
+  type ModelAdapter,
+  readAdapters,
+  removeAdapter,
+} from './workflow/model-adapters.js';
 export { type TrainOptions, type TrainRun, train } from './workflow/train.js';
 export { TrainedModel } from './workflow/trained-model.js';

@@ -4,8 +4,11 @@ import { join } from 'node:path';
 import { openOnnx } from '@fewtune/engine';
 import { loadEncoder, padBatch } from '@fewtune/models';
 import { afterAll, beforeAll, expect, test } from 'vitest';
+import { readTable } from '../src/data/read-table.js';
 import { adaptEncoder } from '../src/methods/peft/adapter.js';
 import { readAdapter, writeAdapter } from '../src/methods/peft/peft-files.js';
+import { finetuneOnnx } from '../src/workflow/finetune-onnx.js';
+import { merge } from '../src/workflow/merge.js';
 import { subjectRows, subjectTexts, writeOnnxBase } from './onnx-base.js';
 import { fewtune } from './run-cli.js';
 import { writeTinyEncoder } from './tiny-encoder.js';
@@ -107,29 +110,33 @@ test('for people: what was merged and what it changed', async () => {
   );
 });
 
-test('wrong input is exit code 2, names what was wrong and leaves nothing behind', async () => {
+test('wrong input is named, exit code 2, and leaves nothing behind', async () => {
   const before = await readdir(folder);
-  const cases: [string[], RegExp][] = [
-    [['merge', 'base', 'nowhere', '--out', 'x'], /MODEL_NOT_FOUND.*nowhere/],
-    [['merge', 'nowhere-at-all/', 'adapter', '--out', 'x'], /ENCODER_NOT_FOUND/],
-    [['merge', 'tuned', 'tuned', '--out', 'x'], /MODEL_UNSUPPORTED.*lora changed the encoder.*base/],
-    [['merge', 'base', 'adapter', '--weight', 'x', '--out', 'x'], /Give a number/],
-    [['merge', 'base', 'adapter', '--out', 'base'], /OUTPUT_UNWRITABLE/],
-    [['merge', 'encoder', 'plain', '--test', 'nothing.csv', '--out', 'x'], /FILE_NOT_FOUND/],
-    [
-      ['finetune', 'base', 'subjects.csv', '--targets', 'qery', '--out', 'x'],
-      /OPTION_INVALID.*"qery"; near are .*query/,
-    ],
-    [['finetune', 'base', 'subjects.csv', '--lr', '1', '--set', 'lr=2', '--out', 'x'], /both given/],
-    [['finetune', 'base', 'subjects.csv', '--name', '../x', '--out', 'x'], /OPTION_INVALID.*name/],
-    [['finetune', 'base', 'subjects.csv', '--set', 'classifer=new', '--out', 'x'], /classifer.*There are targets/],
+  const data = await readTable(at('subjects.csv'));
+  const tune = (options: object) => finetuneOnnx(at('base'), data, options).result;
+  const cases: [() => Promise<unknown>, RegExp][] = [
+    [() => merge(at('base'), at('nowhere')), /MODEL_NOT_FOUND.*nowhere/],
+    [() => merge(`${at('nowhere-at-all')}/`, at('adapter')), /ENCODER_NOT_FOUND/],
+    [() => merge(at('tuned'), 'tuned'), /MODEL_UNSUPPORTED.*lora changed the encoder.*base/],
+    [() => merge(at('base'), at('adapter'), { weight: Number.NaN }), /OPTION_INVALID.*give a number/],
+    [() => tune({ options: { targets: 'qery' } }), /OPTION_INVALID.*"qery"; near are .*query/],
+    [() => tune({ name: '../x' }), /OPTION_INVALID.*name/],
+    [() => tune({ options: { classifer: 'new' } }), /classifer.*There are targets/],
   ];
-  const results = await Promise.all(cases.map(async ([args, message]) => ({ ...(await run(...args)), message })));
-  for (const { code, stdout, stderr, message } of results) {
-    expect(stderr).toMatch(message);
-    expect(code).toBe(2);
-    expect(stdout).toBe('');
+  for (const [work, message] of cases) {
+    const error = await work().then(
+      () => new Error('nothing was refused'),
+      (cause: Error & { code: string }) => cause,
+    );
+    expect(`${'code' in error ? error.code : ''} ${error.message}`).toMatch(message);
   }
+  const results = await Promise.all([
+    run('merge', 'base', 'adapter', '--out', 'base'),
+    run('finetune', 'base', 'subjects.csv', '--lr', '1', '--set', 'lr=2', '--out', 'x'),
+  ]);
+  expect(results.map(({ code, stdout }) => `${code}${stdout}`)).toEqual(['2', '2']);
+  expect(results[0]!.stderr).toMatch(/OUTPUT_UNWRITABLE/);
+  expect(results[1]!.stderr).toMatch(/both given/);
   expect(await readdir(folder)).toEqual(before);
 });
 

@@ -1,5 +1,6 @@
 import { Command, CommanderError } from 'commander';
 import { version } from '../version.js';
+import { adaptersCommand } from './adapters.js';
 import { doctorCommand } from './doctor.js';
 import { evaluateCommand } from './evaluate.js';
 import { exitCodeOf, reportError } from './failure.js';
@@ -30,6 +31,7 @@ async function main(argv: readonly string[]): Promise<number> {
     trainCommand,
     finetuneCommand,
     mergeCommand,
+    adaptersCommand,
     predictCommand,
     evaluateCommand,
     learnCommand,
