@@ -1,3 +1,4 @@
+import { setTimeout } from 'node:timers/promises';
 import { say } from './bench.js';
 import { type Contender, PeerFailed, type Rival } from './contender.js';
 import { type Row, row } from './report.js';
@@ -15,6 +16,9 @@ export interface Contest {
   readonly warmUp?: number;
   readonly note?: string;
 }
+
+/** Milliseconds after which threads that wait for more work of the one before no longer do so by taking up a core. */
+const settling = 250;
 
 /**
  * Times everyone in turn, round by round, so that a slow minute hits all of them, then closes them. Each figure stands
@@ -41,7 +45,10 @@ export async function contest(setting: Contest): Promise<Row[]> {
   try {
     for (const contender of all) await attempt(contender, warmUp);
     for (let round = 0; round < rounds; round++) {
-      for (const contender of all) times.get(contender)!.push(...(await attempt(contender, runs)));
+      for (const contender of all) {
+        await setTimeout(settling);
+        times.get(contender)!.push(...(await attempt(contender, runs)));
+      }
       say(`${what}, round ${round + 1} of ${rounds}: ${all.map((one) => show(one, times.get(one)!)).join(', ')}`);
     }
   } finally {
