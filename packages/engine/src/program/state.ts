@@ -18,7 +18,7 @@ interface Pair {
 }
 
 /** Below this size a second buffer costs nothing. */
-const largeBytes = 1 << 16;
+export const largeBytes = 1 << 16;
 
 /**
  * Values that live from run to run (weights, moments, counters), each in two buffers where it must be. A run reads the

@@ -8,6 +8,8 @@ import { bytesOf } from './debug-nans.js';
 import type { Emitted } from './emitter.js';
 import { emitGraph, type TracedGraph, writtenNodes } from './graph.js';
 import { planMemory } from './memory.js';
+import { overwritable } from './overwriting.js';
+import { largeBytes } from './state.js';
 import type { StateTrace } from './state-program.js';
 import type { TrainStepOptions } from './train-options.js';
 import { tracePart, traceWhole } from './train-traces.js';
@@ -16,10 +18,10 @@ import type { Sizes } from './variants.js';
 
 /** Bytes, each part beside the others: their sum is what the process grows by. */
 export interface StepMemory {
-  /** Trained weights in both their buffers, and frozen ones with the copies that the runtime lays out for its kernels. */
+  /** Trained weights, in both their buffers where there are two, and frozen ones with the copies that the runtime lays out for its kernels. */
   readonly weights: number;
   readonly gradients: number;
-  /** What the optimiser remembers, in both its buffers, and sums over micro-batches. */
+  /** What the optimiser remembers, likewise, and sums over micro-batches. */
   readonly moments: number;
   /** What else lies between the operators when most does. */
   readonly activations: number;
@@ -74,9 +76,17 @@ export function planStep<B extends Named<TensorSpec>>(given: TrainStepOptions<B>
     Object.values(specs).reduce((sum, spec) => sum + bytesOf(spec, new Map()), 0);
   const emitted = graphs.map(emitGraph);
   const nodes = emitted.flatMap(writtenNodes);
+  // What a run may be told to give up is not written over what it reads.
+  const refusable = Boolean(options.shadow) || scaling !== undefined || given.debugNans;
+  const over = new Set(refusable ? [] : emitted.flatMap(({ model }) => overwritable(model.graph.node, large(start))));
+  const twice = (specs: Named<TensorSpec>, word = '') =>
+    Object.entries(specs).reduce(
+      (sum, [name, spec]) => sum + (over.has(word + name) ? 1 : 2) * bytesOf(spec, new Map()),
+      0,
+    );
   const resident = {
-    weights: 2 * bytes(given.params) + (packFrozen ? Math.max(...emitted.map(constantBytes)) : bytes(frozen)),
-    moments: 2 * (bytes(moments) + bytes(sums)),
+    weights: twice(given.params, 'param/') + (packFrozen ? Math.max(...emitted.map(constantBytes)) : bytes(frozen)),
+    moments: twice(moments) + twice(sums),
   };
   return {
     memory: (sizes) => {
@@ -97,6 +107,13 @@ export function planStep<B extends Named<TensorSpec>>(given: TrainStepOptions<B>
     flops: (sizes) => flopsOf(nodes, new Map(Object.entries(sizes))),
   };
 }
+
+const large = (state: Named<TensorSpec>) =>
+  new Map(
+    Object.entries(state)
+      .filter(([, spec]) => bytesOf(spec, new Map()) >= largeBytes)
+      .map(([name]) => [name, { input: name, output: `new/${name}` }]),
+  );
 
 const products = new Set(['MatMul', 'Gemm', 'FusedMatMul']);
 

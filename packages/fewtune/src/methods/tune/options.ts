@@ -2,6 +2,7 @@ import type { Precision } from '@fewtune/engine';
 import { z } from 'zod';
 import type { EpochOptions } from '../epochs.js';
 import { parseAdaptation } from '../peft/adaptation.js';
+import type { ActivationCacheOptions } from './activation-cache.js';
 import type { TuneExamples } from './examples.js';
 import type { Task } from './task.js';
 
@@ -26,6 +27,19 @@ const schema = z.strictObject({
     .union([z.literal('float32'), z.object({ compute: half, weight: half, output: half })])
     .default('float32'),
   recompute: z.union([z.enum(['none', 'all']), z.number().int().min(0)]).default('none'),
+  unfreeze: z.enum(['all', 'gradual']).default('all'),
+  cacheActivations: z
+    .union([
+      z.literal('auto'),
+      z.boolean(),
+      z.strictObject({
+        memoryBytes: z.number().min(0).optional(),
+        folder: z.string().min(1).optional(),
+        dtype: z.enum(['float32', 'float16']).optional(),
+        keep: z.boolean().optional(),
+      }),
+    ])
+    .default('auto'),
   rateHalvings: z.number().int().min(0).default(4),
 });
 
@@ -56,6 +70,16 @@ export interface TuneOptions extends Pick<EpochOptions<never>, 'checkpoint' | 'r
   readonly precision?: 'float32' | Precision;
   /** Layers that compute their inner values a second time instead of keeping them: so many, the lowest first; `none`. */
   readonly recompute?: 'none' | 'all' | number;
+  /**
+   * Which layers are trained: all that the adaptation has, or the top one in the first epoch and one more in each that
+   * follows (Howard & Ruder 2018, section 3.3, arXiv:1801.06146); `all`.
+   */
+  readonly unfreeze?: 'all' | 'gradual';
+  /**
+   * States below the lowest trained layer are computed once for each distinct sentence and kept, in memory or, where they
+   * are large, in a file; `auto`: where that saves work and changes nothing.
+   */
+  readonly cacheActivations?: 'auto' | boolean | ActivationCacheOptions;
   /** How often the rate may be halved because a step diverged; 4. */
   readonly rateHalvings?: number;
   /** Examples that are not learned from, by which the run is judged, and ended early; none. */

@@ -8,14 +8,19 @@ import {
   type StepMetrics,
   type TensorSpec,
   type TrainStep,
+  type TrainStepOptions,
   trainStep,
+  zeros,
 } from '@fewtune/engine';
-import { packBatch, packPairs, tracedWeights } from '@fewtune/models';
+import { tracedWeights } from '@fewtune/models';
 import { prefixed, under } from '../named.js';
 import { type Adaptation, decays, heldFrozen } from '../peft/adaptation.js';
-import { batchSpecs, type TunedModel, targetsIn, taskLogits } from './forward.js';
+import { layerOf, type Stage } from '../peft/trained-layers.js';
+import type { ActivationCache } from './activation-cache.js';
+import { batchSpecs, packTokens, type TunedModel, targetsIn, taskLogits } from './forward.js';
 import type { TuneSchedule, TuneSettings } from './options.js';
 import type { Task } from './task.js';
+import { unfrozenLater } from './unfreezing.js';
 
 /** Rows of a batch with the tokens that are read of each. */
 export interface MicroBatch {
@@ -25,46 +30,60 @@ export interface MicroBatch {
   readonly types?: readonly (readonly number[])[];
 }
 
-/** All that a step is made of. */
-export interface Trained extends TunedModel {
+/** All that the steps of a run are made of. */
+export interface Trained extends Omit<TunedModel, 'from'> {
   readonly adaptation: Adaptation;
   readonly task: Task;
   readonly head: Named<HostTensor>;
   readonly settings: TuneSettings;
   /** Steps of the whole run, for the schedule. */
   readonly steps: number;
+  /** One an epoch. */
+  readonly stages: readonly Stage[];
   /** Instead of that of the settings. */
   readonly schedule?: Schedule;
   readonly threads?: number;
 }
 
-/** The compiled step of a run; opened anew when the rate is halved, and its state moves on. */
+type Step = TrainStep<Named<TensorSpec>>;
+
+/** The compiled step of a run; opened anew when the rate is halved or other layers are trained, and its state moves on. */
 export class TuneProgram {
-  private current: { readonly share: number; readonly step: TrainStep<Named<TensorSpec>> } | undefined;
+  private current: { readonly share: number; readonly stage: Stage; readonly step: Step } | undefined;
   /** To go on from, when the step is opened. */
   private carried: Named<HostTensor> | undefined;
 
-  constructor(private readonly trained: Trained) {}
+  /** @param cache is asked for when a stage needs states */
+  constructor(
+    private readonly trained: Trained,
+    private readonly cache: () => Promise<ActivationCache>,
+  ) {}
 
-  async ready(rateShare: number): Promise<void> {
-    if (this.current?.share === rateShare) return;
-    const step = await openStep(this.trained, rateShare);
-    const state = this.current ? await this.current.step.snapshot() : this.carried;
-    if (state) await step.restore(state);
-    await this.current?.step.dispose();
-    this.current = { share: rateShare, step };
+  async ready(rateShare: number, epoch = 0): Promise<void> {
+    const stage = this.trained.stages[epoch]!;
+    const { current } = this;
+    if (current?.share === rateShare && current.stage.lowest === stage.lowest && current.stage.from === stage.from) {
+      return;
+    }
+    const state = current ? await current.step.snapshot() : this.carried;
+    const step = await trainStep(stepOptions(this.trained, stage, rateShare));
+    if (state) await this.restoreInto(step, state);
+    await current?.step.dispose();
+    this.current = { share: rateShare, stage, step };
   }
 
-  run(batches: readonly MicroBatch[]): Promise<StepMetrics> {
-    const feeds = batches.map((batch) => feedsOf(this.trained, batch));
-    return this.current!.step.run(this.trained.settings.accumulate > 1 ? feeds : feeds[0]!);
+  async run(batches: readonly MicroBatch[]): Promise<StepMetrics> {
+    const { step, stage } = this.current!;
+    const cache = stage.from > 0 ? await this.cache() : undefined;
+    const feeds = await Promise.all(batches.map((batch) => feedsOf(this.trained, batch, cache)));
+    return step.run(this.trained.settings.accumulate > 1 ? feeds : feeds[0]!);
   }
 
-  /** What is trained, the head among it, as it is now. */
+  /** What is trained or will be, the head among it, as it is now. */
   async params(): Promise<Record<string, HostTensor>> {
-    if (this.current) return this.current.step.params();
     const { adaptation, head } = this.trained;
-    return this.carried ? under('param', this.carried) : { ...adaptation.params, ...head };
+    const now = this.current ? await this.current.step.params() : under('param', this.carried ?? {});
+    return { ...adaptation.params, ...head, ...now };
   }
 
   async snapshot(): Promise<Named<HostTensor> | undefined> {
@@ -72,12 +91,24 @@ export class TuneProgram {
   }
 
   async restore(state: Named<HostTensor>): Promise<void> {
-    if (this.current) await this.current.step.restore(state);
+    if (this.current) await this.restoreInto(this.current.step, state);
     else this.carried = state;
   }
 
   async dispose(): Promise<void> {
     await this.current?.step.dispose();
+  }
+
+  /** What a state from before has not, because it was not trained then, is as it was at the start. */
+  private async restoreInto(step: Step, state: Named<HostTensor>): Promise<void> {
+    const { adaptation, head } = this.trained;
+    const start = prefixed('param', { ...adaptation.params, ...head });
+    const own = await step.snapshot();
+    const missing = Object.entries(own).filter(([name]) => !state[name]);
+    await step.restore({
+      ...state,
+      ...Object.fromEntries(missing.map(([name, { dtype, shape }]) => [name, start[name] ?? zeros(dtype, shape)])),
+    });
   }
 }
 
@@ -85,38 +116,49 @@ export class TuneProgram {
 export const computesInHalf = ({ precision }: Pick<TuneSettings, 'precision'>): boolean =>
   precision !== 'float32' && precision.compute === 'float16';
 
-/** What a program that reads batches is run with. */
-export function feedsOf(
+/** What a program that reads batches is run with. @param cache of states, where these are read instead of tokens */
+export async function feedsOf(
   { adaptation, task }: { adaptation: Pick<Adaptation, 'padId'>; task: Pick<Task, 'targets'> },
-  { rows, ids, types }: MicroBatch,
-): Record<string, HostTensor> {
-  const packed = types
-    ? packPairs(
-        ids.map((row, i) => ({ ids: row, types: types[i]! })),
-        adaptation.padId,
-      )
-    : packBatch(ids, adaptation.padId);
-  return { ...packed, ...prefixed('target', task.targets(rows)) };
+  { rows, ...tokens }: MicroBatch,
+  cache?: ActivationCache,
+): Promise<Record<string, HostTensor>> {
+  const packed = packTokens(tokens, adaptation.padId);
+  const targets = prefixed('target', task.targets(rows));
+  if (!cache) return { ...packed, ...targets };
+  const { attentionMask, places, slots } = packed;
+  return { states: await cache.states(tokens), attentionMask, places, slots, ...targets };
 }
 
-/** A step at a share of its rate. */
-function openStep(trained: Trained, rateShare: number): Promise<TrainStep<Named<TensorSpec>>> {
-  const { adaptation, task, head, settings, steps, threads } = trained;
+/** The step of a stage, at a share of its rate. */
+export function stepOptions(
+  trained: Trained,
+  stage: Stage,
+  rateShare = 1,
+): TrainStepOptions<Record<string, TensorSpec>> {
+  const { adaptation, task, head, settings, steps, stages, threads } = trained;
   const { lr, headLr, weightDecay, clipNorm, accumulate, precision, warmup } = settings;
   const rate = lr * rateShare;
   const headScale = headLr === 'same' ? 1 : headLr / lr;
   const { weight } = task;
-  return trainStep<Named<TensorSpec>>({
-    params: { ...adaptation.params, ...head },
-    ...heldFrozen(adaptation.frozen),
-    batch: batchSpecs(task, trained.typed),
-    loss: (params, { frozen, batch }) =>
-      task.loss(taskLogits(trained, params, tracedWeights(adaptation.frozen, frozen), batch), targetsIn(batch)),
-    optimizer: adamW({
-      weightDecay,
-      decays,
-      lrScale: (name) => (Object.hasOwn(head, name) ? headScale : (adaptation.lrScale?.(name) ?? 1)),
-    }),
+  const model = { ...trained, from: stage.from };
+  const isTrained = (name: string) => (layerOf(name) ?? Number.POSITIVE_INFINITY) >= stage.lowest;
+  const part = (values: Named<HostTensor>, keep: (name: string) => boolean) =>
+    Object.fromEntries(Object.entries(values).filter(([name]) => keep(name)));
+  // Where states are read, nothing below them is.
+  const isRead = (name: string) => stage.from === 0 || !isBelow(name, stage.from);
+  const frozen = part({ ...adaptation.frozen, ...part(adaptation.params, (name) => !isTrained(name)) }, isRead);
+  const optimizer = adamW({
+    weightDecay,
+    decays,
+    lrScale: (name) => (Object.hasOwn(head, name) ? headScale : (adaptation.lrScale?.(name) ?? 1)),
+  });
+  return {
+    params: { ...part(adaptation.params, isTrained), ...head },
+    ...heldFrozen(frozen),
+    batch: batchSpecs(model),
+    loss: (params, { frozen: held, batch }) =>
+      task.loss(taskLogits(model, params, tracedWeights(frozen, held), batch), targetsIn(batch)),
+    optimizer: unfrozenLater(optimizer, stages, steps / stages.length),
     schedule:
       trained.schedule ?? scheduleOf(settings.schedule, { lr: rate, steps, warmup: Math.round(steps * warmup) }),
     clipNorm,
@@ -125,7 +167,13 @@ function openStep(trained: Trained, rateShare: number): Promise<TrainStep<Named<
     accumulate: accumulate > 1 && (weight ? { weight: (batch) => weight(targetsIn(batch)) } : true),
     ...(precision !== 'float32' && { precision }),
     threads,
-  });
+  };
+}
+
+/** Tables of embeddings, and layers below; what all layers share is read above too. */
+function isBelow(name: string, layers: number): boolean {
+  const layer = layerOf(name);
+  return layer === -1 ? name.startsWith('embeddings.') : layer !== undefined && layer < layers;
 }
 
 function scheduleOf(name: TuneSchedule, at: { lr: number; steps: number; warmup: number }): Schedule {

@@ -5,13 +5,15 @@ import { FewtuneError } from '../../errors.js';
 import { type EpochEvent, runEpochs } from '../epochs.js';
 import { type Adapt, withoutPooler } from '../peft/adaptation.js';
 import { dropTokens } from '../peft/contrastive-stage.js';
+import { lowestTrained, type Stage, stagesOf } from '../peft/trained-layers.js';
+import { ActivationCache } from './activation-cache.js';
 import { epochBatches, stepsOf } from './batches.js';
 import { BestWeights, type Look } from './best-weights.js';
 import { configurationOf, digestOfRows } from './configuration.js';
-import { type TuneExamples, tokenise } from './examples.js';
+import { type Tokenised, type TuneExamples, tokenise } from './examples.js';
 import { type Rows, splitRows } from './held-out.js';
 import { RunLog } from './log/run-log.js';
-import { type TuneOptions, tuneSettings } from './options.js';
+import { type TuneOptions, type TuneSettings, tuneSettings } from './options.js';
 import { parameterReport } from './report.js';
 import type { Task } from './task.js';
 import { computesInHalf, type MicroBatch, type Trained, TuneProgram } from './tune-program.js';
@@ -73,8 +75,25 @@ export async function tune(
   const steps = settings.epochs * stepsOf(train.rows.length, settings);
   const recompute = recomputed(settings.recompute, encoder.layers);
   const typed = train.types !== undefined;
-  const trained: Trained = { encoder, adaptation, task, head, settings, recompute, typed, steps, threads };
-  const program = new TuneProgram(trained);
+  const stages = checkedStages(settings, Object.keys(adaptation.params), encoder.layers);
+  const trained: Trained = { encoder, adaptation, task, head, settings, recompute, typed, steps, stages, threads };
+  const cached = stages[0]!.from;
+  // Held-out examples too, unless a later stage trains what is below.
+  const forLooks = heldOut !== undefined && stages.every(({ from }) => from === cached);
+  let opened: Promise<ActivationCache> | undefined;
+  const cache = () => {
+    const { cacheActivations } = settings;
+    opened ??= ActivationCache.create(
+      encoder,
+      adaptation,
+      joinedTokens(adaptation.ids, train, forLooks ? heldOut : undefined),
+      cached,
+      typeof cacheActivations === 'object' ? cacheActivations : {},
+      { threads, signal },
+    );
+    return opened;
+  };
+  const program = new TuneProgram(trained, cache);
   const params = { ...adaptation.params, ...head };
   const validator =
     heldOut &&
@@ -83,7 +102,7 @@ export async function tune(
       params,
       heldOut.rows,
       { ...heldOut, ids: adaptation.ids.slice(train.ids.length) },
-      threads,
+      { threads, ...(cached > 0 && forLooks && { cache: await cache() }) },
     ));
   const found = new BestWeights(options.validation);
   const every = options.validation?.everySteps ?? stepsOf(train.rows.length, settings);
@@ -104,7 +123,7 @@ export async function tune(
         what: 'fine-tuning',
         keptOnInterrupt: true,
         configuration: () => configurationOf(trained, encoder, seed, options.validation),
-        ready: (_, { rateShare }) => program.ready(rateShare),
+        ready: (_, { rateShare, epoch }) => program.ready(rateShare, epoch),
         run: async (batches) => {
           const { skipped, ...metrics } = await program.run(batches);
           last = metrics;
@@ -153,8 +172,32 @@ export async function tune(
     log?.close();
     await program.dispose();
     await validator?.dispose();
+    await (await opened?.catch(() => undefined))?.dispose();
   }
 }
+
+/** @throws FewtuneError OPTION_INVALID when states cannot be kept, but shall be */
+function checkedStages(settings: TuneSettings, trained: readonly string[], layers: number): Stage[] {
+  const { epochs, unfreeze, cacheActivations: wanted, tokenDropout, precision } = settings;
+  const why =
+    tokenDropout > 0
+      ? `tokenDropout is ${tokenDropout}, so no epoch sees the same sentence`
+      : precision !== 'float32'
+        ? 'precision is not float32'
+        : lowestTrained(trained, layers) < 1 && unfreeze === 'all'
+          ? 'the lowest layer is trained, or what is below it'
+          : undefined;
+  if (why && wanted !== 'auto' && wanted !== false) {
+    throw new FewtuneError('OPTION_INVALID', `fine-tuning: cacheActivations cannot be had: ${why}.`);
+  }
+  return stagesOf(trained, layers, { epochs, unfreeze, cached: wanted !== false && why === undefined });
+}
+
+/** @param ids of the rows of both, as the weights count them */
+const joinedTokens = (ids: readonly (readonly number[])[], train: Rows, heldOut: Rows | undefined): Tokenised => ({
+  ids: ids.slice(0, train.ids.length + (heldOut?.ids.length ?? 0)),
+  ...(train.types && { types: [...train.types, ...(heldOut?.types ?? [])] }),
+});
 
 /**
  * The batches of each epoch, in an order of its own, tokens left out anew: the same whenever it is asked for.

@@ -3,6 +3,7 @@ import { constantWeights, lengthBatches } from '@fewtune/models';
 import { throwIfAborted } from '../../errors.js';
 import { mapValues, prefixed, under } from '../named.js';
 import type { Adaptation } from '../peft/adaptation.js';
+import type { ActivationCache } from './activation-cache.js';
 import type { Tokenised } from './examples.js';
 import { batchSpecs, type TunedModel, targetsIn, taskLogits } from './forward.js';
 import { joined } from './logits.js';
@@ -25,23 +26,25 @@ export class Validator {
     private readonly rows: readonly number[],
     private readonly tokens: Tokenised,
     private readonly program: Program<Named<HostTensor>, Named<HostTensor>>,
+    private readonly cache?: ActivationCache,
   ) {}
 
   /**
    * @param params of which names and sizes count
    * @param rows   those of the task that are looked at
    * @param tokens those of each of these rows
+   * @param cache  of their states, where these are read instead of tokens
    */
   static async open(
     model: TunedModel & { readonly adaptation: Adaptation; readonly task: Task },
     params: Named<HostTensor>,
     rows: readonly number[],
     tokens: Tokenised,
-    threads?: number,
+    { threads, cache }: { threads?: number; cache?: ActivationCache } = {},
   ): Promise<Validator> {
     const { adaptation, task } = model;
     const specs: Record<string, TensorSpec> = {
-      ...batchSpecs(task, tokens.types !== undefined),
+      ...batchSpecs({ ...model, from: cache?.layers, typed: tokens.types !== undefined }),
       ...prefixed(
         'param',
         mapValues(params, ({ dtype, shape }) => ({ dtype, shape })),
@@ -50,15 +53,15 @@ export class Validator {
     const program = await compile(
       (inputs) => {
         const frozen = constantWeights(adaptation.frozen);
-        const logits = taskLogits(model, under('param', inputs), frozen, inputs);
+        const logits = taskLogits({ ...model, from: cache?.layers }, under('param', inputs), frozen, inputs);
         const targets = targetsIn(inputs);
-        const weight = task.weight?.(targets) ?? sizeOf([inputs.inputIds!.shape[0]!], 'float32');
+        const weight = task.weight?.(targets) ?? sizeOf([inputs.attentionMask!.shape[0]!], 'float32');
         return { logits, loss: task.loss(logits, targets), weight };
       },
       specs,
       { threads, name: 'validation' },
     );
-    return new Validator(model, rows, tokens, program as Program<Named<HostTensor>, Named<HostTensor>>);
+    return new Validator(model, rows, tokens, program as Program<Named<HostTensor>, Named<HostTensor>>, cache);
   }
 
   /** @throws FewtuneError INTERRUPTED */
@@ -71,7 +74,8 @@ export class Validator {
       const of = <T>(values: readonly T[]): T[] => batch.map((index) => values[index]!);
       const { types } = this.tokens;
       const ids = of(this.tokens.ids);
-      const feeds = feedsOf(this.model, { rows: of(this.rows), ids, ...(types && { types: of(types) }) });
+      const batched = { rows: of(this.rows), ids, ...(types && { types: of(types) }) };
+      const feeds = await feedsOf(this.model, batched, this.cache);
       const { logits, loss, weight } = await this.program.run({ ...feeds, ...prefixed('param', params) });
       const own = Number(weight!.data[0]);
       if (own > 0) losses += own * Number(loss!.data[0]); // a mean over nothing is no number
