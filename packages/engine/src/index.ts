@@ -67,7 +67,7 @@ export {
   minimum,
   where,
 } from './ops/compare.js';
-export { stopGradient, viewAfter } from './ops/control.js';
+export { stopGradient } from './ops/control.js';
 export { type ConvolutionOptions, conv, convTranspose } from './ops/convolution.js';
 export { einsum } from './ops/einsum.js';
 export { gatherElements, scatterElements, topK } from './ops/elements.js';
@@ -114,6 +114,7 @@ export {
   constantNBits,
   dequantizeNBits,
   linearNBits,
+  linearWritten,
   type NBitsWeight,
   quantizeNBits,
   unpackNBits,

@@ -1,8 +1,6 @@
 import {
-  add,
   cast,
   constant,
-  customVjp,
   dequantize,
   dequantizeNBits,
   gather,
@@ -10,7 +8,7 @@ import {
   hostTensor,
   linear,
   linearNBits,
-  matMul,
+  linearWritten,
   mul,
   type NBitsWeight,
   reshape,
@@ -18,7 +16,6 @@ import {
   type Tensor,
   unpackNBits,
   unsqueeze,
-  viewAfter,
 } from '@fewtune/engine';
 import { heldTensors, isQuantized, nf4Codes, type Quantization } from './quantized-weights.js';
 
@@ -79,16 +76,10 @@ export function product(x: Tensor, weight: Tensor, bias?: Tensor): Tensor {
   if (!parts) return linear(x, weight, bias);
   const { quantization, values, scales } = parts;
   if (quantization.blockSize !== 'row' && quantization.code === 'affine') return linearNBits(x, packed(parts), bias);
-  // Written out anew for each of both passes, and not before its turn: else the float32 weights of all layers would stand
-  // from one pass to the other.
   const columns = weight.shape[1] as number;
-  const after = (when: Tensor, whole: Tensor, scale: Tensor) =>
-    written({ quantization, values: viewAfter(whole, when), scales: scale }, columns);
-  const y = customVjp(
-    (input: Tensor, whole: Tensor, scale: Tensor) => linear(input, after(input, whole, scale)),
-    ([, whole, scale], dy) => [matMul(dy, after(dy, whole, scale)), undefined, undefined],
-  )(x, values, scales);
-  return bias ? add(y, bias) : y;
+  const write = ([values, scales]: readonly Tensor[]) =>
+    written({ quantization, values: values!, scales: scales! }, columns);
+  return linearWritten(x, [values, scales], write, bias);
 }
 
 /**

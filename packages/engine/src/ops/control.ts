@@ -52,7 +52,7 @@ const startAfterOp: Op = {
   batch: (inputs) => apply(startAfterOp, inputs),
 };
 
-/** [x, after] -> x, by a shape that waits for `after`: unlike StartAfter it copies nothing. Sizes are known. */
+/** [x, after] -> x, by a shape that waits for `after`: unlike StartAfter it copies nothing. */
 const viewAfterOp: Op = {
   name: 'ViewAfter',
   acceptsBroadcastCotangent: true,
@@ -62,14 +62,14 @@ const viewAfterOp: Op = {
     const [flat] = context.node('Reshape', [after!, ints([-1])]);
     const [first] = context.node('Slice', [flat!, ints([0]), ints([1]), ints([0])]);
     const [zero] = context.node('Cast', context.node('Less', [first!, first!]), { to: onnxType.int64 });
-    const [shape] = context.node('Add', [ints(node.outputs[0]!.shape as readonly number[]), zero!]);
+    const [shape] = context.node('Add', [context.shape(node.outputs[0]!.shape), zero!]);
     return context.node('Reshape', [x!, shape!]);
   },
   vjp: (_, dy) => [dy, undefined],
   batch: (inputs) => apply(viewAfterOp, inputs),
 };
 
-/** x, of known sizes, but nothing made from it before `after` (a float) has been computed, nor shared with an earlier x. */
+/** x, but nothing made from it before `after` (a float) has been computed, nor shared with an earlier x. */
 export function viewAfter(x: Tensor, after: Tensor): Tensor {
   return apply(viewAfterOp, [x, after]);
 }

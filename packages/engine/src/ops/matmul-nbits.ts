@@ -5,11 +5,12 @@ import type { HostTensor } from '../host-tensor.js';
 import { hostTensor } from '../host-tensor.js';
 import type { EmitContext, Node, Op, Tensor } from '../tensor.js';
 import { apply, constant } from '../tensor.js';
+import { customVjp } from '../transforms/custom-vjp.js';
 import { add, expand } from './arithmetic.js';
 import { cast } from './compare.js';
-import { startAfter } from './control.js';
+import { startAfter, viewAfter } from './control.js';
 import { slice } from './indexing.js';
-import { matMul } from './matmul.js';
+import { linear, matMul } from './matmul.js';
 import { dequantize } from './quantize.js';
 import { reshape } from './shape.js';
 
@@ -231,6 +232,30 @@ export function linearNBits(x: Tensor, { packed, scales, zeroPoints, bits }: NBi
     x.dtype === 'float32'
       ? apply(matMulNBitsOp, [x, ...weight], { bits, inputs })
       : matMul(x, cast(writtenOut(weight, { bits, inputs }), x.dtype), { transposeB: true });
+  return bias ? add(y, bias) : y;
+}
+
+/**
+ * A dense layer y = x Wᵀ + b whose frozen weight is written out from the parts that it is held in, anew for each of both
+ * passes and not before its turn: kept from one to the other, the weights of all layers would stand at once. Nor is it made
+ * when the program is opened, should the parts be constants. x and b get their gradients.
+ *
+ * @param x     [..., in]
+ * @param write the weight [out, in] from the parts
+ * @param bias  [out]
+ */
+export function linearWritten(
+  x: Tensor,
+  parts: readonly Tensor[],
+  write: (parts: readonly Tensor[]) => Tensor,
+  bias?: Tensor,
+): Tensor {
+  const after = (when: Tensor, [first, ...rest]: readonly Tensor[]) => write([viewAfter(first!, when), ...rest]);
+  const layer = customVjp(
+    (given: Tensor, ...held: Tensor[]) => linear(given, after(given, held)),
+    ([, ...held], dy) => [matMul(dy, after(dy, held)), ...held.map(() => undefined)],
+  );
+  const y = layer(x, ...parts);
   return bias ? add(y, bias) : y;
 }
 

@@ -137,6 +137,35 @@ export const compositeCases: OperatorCase[] = [
       tolerance: 1e-4, // products with weights rounded to 16 bits on some machines
     }),
   ),
+  ...([4, 8] as const).map(
+    (bits): OperatorCase => ({
+      operator: 'dequantizeNBits',
+      variant: `${bits} bits`,
+      inputs: [
+        { shape: ['m', 2, 4 * bits], dtype: 'uint8', from: bits === 4 ? 0 : 120, below: bits === 4 ? 256 : 136 },
+        { shape: ['m', bits / 4], dtype: 'uint8', from: bits === 4 ? 0 : 120, below: bits === 4 ? 256 : 136 },
+        { shape: ['m', 2], dtype: 'float32', range: [0.1, 0.2] },
+      ],
+      fn: ([packed, zeroPoints, scales]) =>
+        e.dequantizeNBits({ packed: packed!, scales: scales!, zeroPoints, bits }, 40),
+      torch: `unpack(a, ${bits}, c, b)[:, :40]`,
+      dtype: 'float32',
+    }),
+  ),
+  {
+    operator: 'unpackNBits',
+    inputs: [{ shape: ['m', 'n', 3], dtype: 'uint8', below: 256 }],
+    fn: ([bytes]) => e.unpackNBits(bytes!, 4),
+    torch: 'torch.stack([a & 15, a >> 4], -1).flatten(-2)',
+    noGradient: 'of no input',
+  },
+  {
+    operator: 'linearWritten',
+    inputs: [['m', 'n', 5], { shape: [3, 5], dtype: 'int8', from: -9, below: 10 }, [3]],
+    fn: ([x, whole, bias]) => e.linearWritten(x!, [whole!], ([held]) => e.dequantize(held!, e.scalar(0.1)), bias),
+    torch: 'F.linear(a, b.double() * 0.1, c)',
+    dtype: 'float32',
+  },
   unary('fakeQuantize', (x) => e.fakeQuantize(x, 4), 'fake_quantize(a, 4)', {
     noGradient: 'straight-through by intention, not the derivative',
   }),
