@@ -71,6 +71,44 @@ describe('tables of which a step touches the rows its batch names', () => {
     for (const name of Object.keys(wanted)) expect(bytes(found[name]!).equals(bytes(wanted[name]!))).toBe(true);
   });
 
+  test('micro-batches equal the large batch; rows that none of them named stay as they were', async () => {
+    const table = { rows: { table: 'ids' } } as const;
+    await using large = await makeStep(table);
+    await using small = await makeStep({ ...table, accumulate: true });
+    const start = await small.snapshot();
+    const steps = [[[4, 7, 4], [7, 9, 1, 9], [12]], [[9], [20, 21, 4]], [[1, 2, 3, 4, 5]]];
+    for (const parts of steps) {
+      const [wanted, found] = [await large.run(given(parts.flat())), await small.run(parts.map(given))];
+      expect(found.loss).toBeCloseTo(wanted.loss, 5);
+      expect(found.gradientNorm).toBeCloseTo(wanted.gradientNorm!, 5);
+    }
+    expect(distance(await small.params(), await large.params())).toBeLessThan(1e-5);
+    const [before, after] = [start['param/table']!, (await small.snapshot())['param/table']!];
+    const row = ({ data }: e.HostTensor, at: number) => [...data.slice(at * width, (at + 1) * width)];
+    const named = new Set(steps.flat(2));
+    for (let at = 0; at < words; at++) {
+      if (named.has(at)) expect(row(after, at)).not.toEqual(row(before, at));
+      else expect(row(after, at)).toEqual(row(before, at));
+    }
+  });
+
+  test('a snapshot between two micro-batches holds their sums; a step that fails leaves none', async () => {
+    await using step = await makeStep({ rows: { table: 'ids' }, accumulate: true });
+    await step.accumulate(given([4, 7]));
+    const snapshot = await step.snapshot();
+    const goOn = async () => {
+      await step.accumulate(given([8, 4]));
+      await step.update();
+      return step.snapshot();
+    };
+    const wanted = await goOn();
+    await expect(step.run([given([30]), given([50])])).rejects.toThrow('row 50 of "param/table", which has 50');
+    expect(await step.snapshot()).toEqual(wanted);
+    await step.restore(snapshot);
+    expect(await goOn()).toEqual(wanted);
+    expect((await step.profile(given([1, 2]), { runs: 1 })).byOperator.length).toBeGreaterThan(0);
+  });
+
   test('go with half precision: loss scaling, a skipped step, the shadow check', async () => {
     const half = { rows: { table: 'ids' }, precision: e.float16Compute } as const;
     await using exact = await makeStep({ rows: { table: 'ids' } });
@@ -95,7 +133,9 @@ describe('tables of which a step touches the rows its batch names', () => {
   test('refuse what cannot be', async () => {
     await expect(makeStep({ rows: { tables: 'ids' } })).rejects.toThrow('there is no trained table "tables"');
     await expect(makeStep({ rows: { table: 'id' as 'ids' } })).rejects.toThrow('"id", which names rows of "table"');
-    await expect(makeStep({ rows: { table: 'ids' }, accumulate: true })).rejects.toThrow('do not go together');
+    await expect(makeStep({ rows: { table: 'ids' }, accumulate: { replicas: 2 } })).rejects.toThrow(
+      '`replicas` and `rows` do not go together',
+    );
     await using step = await makeStep({ rows: { table: 'ids' } });
     const wrong = { ids: e.hostTensor('int64', [1], [50]), labels: e.hostTensor('int64', [1], [0]) };
     await expect(step.run(wrong)).rejects.toThrow('row 50 of "param/table", which has 50');

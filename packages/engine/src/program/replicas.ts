@@ -9,10 +9,14 @@ import { type SizedTrace, StateProgram, type StateProgramOptions } from './state
 type Given = Readonly<Record<string, DeviceTensor>>;
 
 /** @throws EngineError ARGUMENT_INVALID for a number that is none, or what replicas do not go together with */
-export function checkReplicas(count: number, { backend, shadow }: { backend?: Backend; shadow?: unknown }): void {
+export function checkReplicas(
+  count: number,
+  { backend, shadow, rows }: { backend?: Backend; shadow?: unknown; rows?: unknown },
+): void {
   const wrong = (message: string) => new EngineError('ARGUMENT_INVALID', `trainStep: ${message}`);
   if (!Number.isInteger(count) || count < 1) throw wrong(`replicas is ${count}; it must be a whole number above 0`);
   if (backend !== undefined && backend !== 'cpu') throw wrong(`replicas are on "cpu" only, not on "${backend}"`);
+  if (rows) throw wrong('`replicas` and `rows` do not go together');
   if (shadow) throw wrong('`replicas` and `shadow` do not go together');
 }
 

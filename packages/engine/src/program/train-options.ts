@@ -67,7 +67,7 @@ export interface AccumulateOptions<B> {
    * Micro-batches that are worked on at once, each in a thread with a session of its own; the sums are added up in the
    * order of the micro-batches, so that the result does not depend on it. Operators too small to be shared among cores
    * gain most. Every session holds the packed weights, and every run copies the trained ones. `threads` counts for each
-   * session; when left out, they share the cores. On `cpu` only, and not together with `shadow`.
+   * session; when left out, they share the cores. On `cpu` only, and not together with `shadow` or `rows`.
    */
   readonly replicas?: number;
 }

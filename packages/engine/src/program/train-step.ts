@@ -10,7 +10,7 @@ import type { Profile, ProfileOptions } from './profile.js';
 import { profilePrograms } from './profile.js';
 import { Queue } from './queue.js';
 import { checkReplicas, Replicas, replicaGiven } from './replicas.js';
-import type { RowSelection } from './row-tables.js';
+import type { RowSelection, Rows } from './row-tables.js';
 import { RowTables } from './row-tables.js';
 import { Shadow } from './shadow.js';
 import { ProgramState } from './state.js';
@@ -63,9 +63,6 @@ export class TrainStep<B extends Named<TensorSpec>> {
     const { params, ...others } = given;
     const options = { ...others, frozen, packFrozen, shadow: shadowed };
     const { batch, accumulate } = options;
-    if (accumulate && options.rows) {
-      throw new EngineError('ARGUMENT_INVALID', 'trainStep: `rows` and `accumulate` do not go together');
-    }
     const replicas = typeof accumulate === 'object' ? accumulate.replicas : undefined;
     if (replicas !== undefined) checkReplicas(replicas, options);
     const values = { ...startState(params, options), ...(accumulate && startSums(params)) };
@@ -85,12 +82,16 @@ export class TrainStep<B extends Named<TensorSpec>> {
         return tables ? tables.handOver(traced) : traced;
       },
     });
+    const update = () => {
+      const traced = traceSumsUpdate(start, options);
+      return open('update', tables ? tables.handOver(traced) : traced);
+    };
     const part = () =>
       replicas === undefined
         ? open('micro-batch', sized(tracePart))
         : Replicas.open(replicas, sized(traceReplica), { ...where, debugNans: options.debugNans });
     const programs = accumulate
-      ? { part: await part(), update: await open('update', traceSumsUpdate(start, options)) }
+      ? { part: await part(), update: await update() }
       : { whole: await open('training step', sized(traceWhole)) };
     const shadow = options.shadow
       ? new Shadow(await open('float32 shadow', sized(traceShadow)), options.shadow === true ? {} : options.shadow)
@@ -168,7 +169,9 @@ export class TrainStep<B extends Named<TensorSpec>> {
     if (this.waiting === 0) {
       throw new EngineError('ARGUMENT_INVALID', 'there is no micro-batch to update by; call accumulate(batch) first');
     }
-    const results = await update.run({}, (found, writes) => accepted(writes, found));
+    const rows = this.tables?.rowsInSums();
+    const results = await update.run(this.updateGiven(rows), (found, writes) => accepted(writes, found));
+    if (rows && !wasSkipped(results)) this.tables!.replace(rows, under(results, 'rows'));
     await this.discardNow();
     return metricsOf(results);
   }
@@ -180,6 +183,7 @@ export class TrainStep<B extends Named<TensorSpec>> {
 
   private async discardNow(): Promise<void> {
     this.waiting = 0;
+    this.tables?.clearSums();
     await this.state.clear(this.state.names.filter((name) => name.startsWith('sum/')));
   }
 
@@ -227,11 +231,11 @@ export class TrainStep<B extends Named<TensorSpec>> {
    */
   profile(batch: HostBatch<B>, options: ProfileOptions = {}): Promise<Profile> {
     return this.queue.add(async () => {
-      const { given } = this.feeds(batch);
+      const { given, selection } = this.feeds(batch);
       const [first, update] = this.shown();
       const replicated = 'part' in this.programs && this.programs.part instanceof Replicas;
       const parts = [await first!.profiled(replicated ? replicaGiven(given, this.state, this.waiting) : given)];
-      if (update) parts.push(await update.profiled({}));
+      if (update) parts.push(await update.profiled(this.updateGiven(selection?.rows)));
       return profilePrograms(parts, this.where, options);
     });
   }
@@ -280,12 +284,14 @@ export class TrainStep<B extends Named<TensorSpec>> {
   private feeds(batch: HostBatch<B>): { given: Record<string, DeviceTensor>; selection?: RowSelection } {
     const given = { ...this.fixed, ...batchFeeds(this.batchSpecs, batch) };
     if (!this.tables) return { given };
-    const selection = this.tables.select(batch);
-    const rows = Object.entries(selection.values).map(([name, value]) => [name, toDevice(value)]);
-    return {
-      given: { ...given, ...batchFeeds(this.batchSpecs, selection.batch), ...Object.fromEntries(rows) },
-      selection,
-    };
+    const selection = this.tables.select(batch, 'param', 'whole' in this.programs ? 'optimizer' : 'sum');
+    const rows = mapValues(selection.values, toDevice);
+    return { given: { ...given, ...batchFeeds(this.batchSpecs, selection.batch), ...rows }, selection };
+  }
+
+  /** What the update is given: these rows of the tables. */
+  private updateGiven(rows: Rows | undefined): Record<string, DeviceTensor> {
+    return rows ? mapValues(this.tables!.take(rows, 'param', 'optimizer', 'sum'), toDevice) : {};
   }
 
   /** Runs a program on a batch, beside the float32 shadow while there is one. */
@@ -296,10 +302,15 @@ export class TrainStep<B extends Named<TensorSpec>> {
       if (wanted) this.shadow!.compare(wanted, found);
       return accepted(writes, found);
     });
-    if (selection && results.skipped?.data[0] !== 1) this.tables!.replace(selection, under(results, 'rows'));
+    if (selection && !wasSkipped(results)) {
+      this.tables!.replace(selection.rows, under(results, 'rows'));
+      this.tables!.addToSums(selection.rows);
+    }
     await this.shadow?.finish();
     return results;
   }
 }
+
+const wasSkipped = ({ skipped }: Named<HostTensor>) => skipped?.data[0] === 1;
 
 export const trainStep = TrainStep.create;
