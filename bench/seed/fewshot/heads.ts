@@ -22,7 +22,13 @@ const plainName = 'plain prototype';
 const improvedName = 'improved prototype';
 const tunedName = 'improved prototype, settings chosen on the training classes';
 
-const nothing: AttentionPrototypeOptions = { attention: 'none', centre: false, shrinkage: 1, nameWeight: 0 };
+const nothing: AttentionPrototypeOptions = {
+  attention: 'none',
+  centre: false,
+  shrinkage: 1,
+  nameWeight: 0,
+  refinement: 0,
+};
 const attentive =
   (options: AttentionPrototypeOptions = {}): Answer =>
   (task) =>
@@ -37,11 +43,14 @@ const ablation: Readonly<Record<string, Answer>> = {
   'centring alone': attentive({ ...nothing, centre: true }),
   'covariance metric alone': attentive({ ...nothing, shrinkage: 0.85 }),
   'diagonal metric alone': attentive({ ...nothing, dimensionShrinkage: 0.5 }),
+  'refinement alone': attentive({ ...nothing, refinement: 3 }),
   'improved without label names': attentive({ nameWeight: 0 }),
   'improved without attention': attentive({ attention: 'none' }),
+  'improved, one label in ten taken for wrong': attentive({ mislabelled: 0.1 }),
   'improved with attention by margin': attentive({ attention: 'margin' }),
   'improved without centring': attentive({ centre: false }),
   'improved without covariance metric': attentive({ shrinkage: 1 }),
+  'improved without refinement': attentive({ refinement: 0 }),
 };
 
 /** Heads in closed form, without label names and with every label believed. */
@@ -107,10 +116,12 @@ export async function headRows(source: HeadSource, features: CachedFeatures, qui
       const [episodes, parts, looked] = quick
         ? [10, 2, 2]
         : ways === 5
-          ? [600, 200, 60]
+          ? [600, 120, 40]
           : ways === 20
-            ? [80, 40, 12]
-            : [40, 20, 6];
+            ? [80, 20, 6]
+            : ways === 50
+              ? [20, 4, 2]
+              : [40, 10, 4];
       const settings = await settingsOf(fold, ways, looked, seed, features);
       chosen.push(`${settings.sharpness}/${settings.shrinkage}`);
       let number = 0;

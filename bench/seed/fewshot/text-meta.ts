@@ -37,6 +37,8 @@ export interface EpisodeFigures {
   /** For the accuracy, and for what it gains on the frozen encoder. */
   readonly target?: string;
   readonly gain?: string;
+  /** What papers report on these episodes, for the note. */
+  readonly published?: string;
 }
 
 const QUERIES = 5;
@@ -46,6 +48,7 @@ const metaSubspace = 'meta-trained, prototype in the support’s subspace';
 const metaImproved = 'meta-trained, improved prototype';
 /** For labels that are known to be right, as these are: attention asks of each whether it is. */
 const metaTrusting = 'meta-trained, improved prototype without attention';
+const wrongLabels = ', one label in five wrong';
 const episodicPlain = 'plain prototypical meta-training, plain prototype';
 /** Folds that are also meta-trained without the recipe: it costs as much again. */
 const EPISODIC_FOLDS = 1;
@@ -127,12 +130,19 @@ function scoresOf({ frozen, tuned, episodic }: FoldFeatures, { classes, support,
   const accuracy = (of: Embedded, headOf: (support: ReturnType<typeof shown>) => LinearHead): number =>
     share(headLogits(headOf(shown(of)), pick(of, query)), { classes: ways, answers });
   const names = pick({ ...tuned, features: tuned.names }, classes);
+  /** One label in five wrong. */
+  const shifted = (data: ReturnType<typeof shown>) => ({
+    ...data,
+    labels: data.labels.map((label, i) => (i % SHOTS === 0 ? (label + 1) % ways : label)),
+  });
   return {
     [frozenPlain]: accuracy(frozen, (data) => prototypeHead(data, 1)),
     [metaPlain]: accuracy(tuned, (data) => prototypeHead(data, 1)),
     [metaSubspace]: accuracy(tuned, (data) => subspacePrototypeHead(data)),
     [metaImproved]: accuracy(tuned, (data) => attentionPrototypeHead({ ...data, names })),
     [metaTrusting]: accuracy(tuned, (data) => attentionPrototypeHead({ ...data, names }, { attention: 'none' })),
+    [`${metaPlain}${wrongLabels}`]: accuracy(tuned, (data) => prototypeHead(shifted(data), 1)),
+    [`${metaImproved}${wrongLabels}`]: accuracy(tuned, (data) => attentionPrototypeHead({ ...shifted(data), names })),
     ...(episodic && { [episodicPlain]: accuracy(episodic, (data) => prototypeHead(data, 1)) }),
   };
 }
@@ -152,9 +162,11 @@ function accuracyRows(name: string, folds: readonly FoldFeatures[], shape: Episo
     const values = found.flat().map((entry) => entry[method]!);
     const { mean: centre, low, high } = studentInterval(values);
     const each = found.map((fold) => mean(fold.map((entry) => entry[method]!)).toFixed(1)).join(', ');
-    const note = `95 % interval ${low.toFixed(2)} to ${high.toFixed(2)}, ${values.length} episodes; folds ${each}`;
+    const counted = `95 % interval ${low.toFixed(2)} to ${high.toFixed(2)}, ${values.length} episodes; folds ${each}`;
+    const note = shape.published === undefined ? counted : `${counted}; ${shape.published}`;
     return row({ what: `${title}: ${method}`, ours: centre, unit: '%', target: wanted, note });
   };
+  const lost = (method: string) => mean(all.map((entry) => entry[method]! - entry[`${method}${wrongLabels}`]!));
   const paired = (method: string, base: string, targets: { gain?: string | null; low?: string } = {}): Row[] => {
     const both = all.filter((entry) => base in entry);
     if (both.length === 0) return [];
@@ -181,6 +193,16 @@ function accuracyRows(name: string, folds: readonly FoldFeatures[], shape: Episo
     ...paired(metaTrusting, frozenPlain, { gain, ...above }),
     ...paired(metaImproved, episodicPlain, above),
     ...paired(metaImproved, metaPlain, above),
+    ...paired(metaTrusting, metaPlain, above),
+    ...paired(`${metaImproved}${wrongLabels}`, `${metaPlain}${wrongLabels}`, above),
+    row({
+      what: `${title}: accuracy lost to one wrong label in five, ${metaImproved}`,
+      ours: lost(metaImproved),
+      unit: 'points',
+      peer: lost(metaPlain),
+      peerName: metaPlain,
+      target: '<= 0.5x peer',
+    }),
   ];
 }
 

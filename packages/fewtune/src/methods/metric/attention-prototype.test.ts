@@ -111,12 +111,44 @@ describe('reassignment', () => {
     );
   });
 
-  test('moves a mislabelled example to where it belongs', () => {
+  test.each([0.1, 'estimated'] as const)('moves a mislabelled example to where it belongs, rate %s', (rate) => {
     const { support } = episode(1, { spread: 0.3 });
-    const found = reassignment(mislabelled(support, 5), options);
+    const found = reassignment(mislabelled(support, 5), { ...options, mislabelled: rate });
     support.labels.forEach((truth, i) => {
       expect(found[i * 5 + truth]).toBeGreaterThan(0.9);
     });
+  });
+
+  test('an estimated rate is that of the round before, drawn towards the prior', () => {
+    const { support } = episode(5, { ways: 3, shots: 4, queries: 1, hidden: 6 });
+    const noisy = mislabelled(support, 4);
+    const at = (rate: number | 'estimated', iterations: number) =>
+      reassignment(noisy, { ...options, mislabelled: rate, iterations });
+    const first = at('estimated', 1);
+    expect([...first]).toEqual([...at(0.1, 1)]);
+    const wrong = noisy.labels.reduce((sum, label, i) => sum + 1 - first[i * 3 + label]!, 0) / noisy.labels.length;
+    const rate = (0.5 * 0.1 + wrong) / 1.5;
+    const second = at('estimated', 2);
+    const told = at(0.1, 2); // the same cosines, another rate: odds differ by a factor alone
+    const odds = (r: number) => (1 - r) / (r / 2);
+    noisy.labels.forEach((label, i) => {
+      const other = (label + 1) % 3;
+      const ratio = (of: Float64Array) => of[i * 3 + label]! / of[i * 3 + other]!;
+      expect(ratio(second) / ratio(told) / (odds(rate) / odds(0.1))).toBeCloseTo(1, 6);
+    });
+  });
+
+  test('right labels are doubted less where the rate is estimated', () => {
+    const doubt = (rate: number | 'estimated') => {
+      let sum = 0;
+      for (let seed = 0; seed < 20; seed++) {
+        const { support } = episode(seed, { spread: 1 });
+        const found = reassignment(support, { ...options, mislabelled: rate });
+        sum += support.labels.reduce((all, label, i) => all + 1 - found[i * 5 + label]!, 0) / support.labels.length;
+      }
+      return sum / 20;
+    };
+    expect(doubt('estimated')).toBeLessThan(0.8 * doubt(0.1));
   });
 });
 
@@ -160,7 +192,7 @@ test('by hand: a dimension that tells classes apart counts, one that only varies
 describe('attentionPrototypeHead', () => {
   test('without attention it is the plain prototype', () => {
     const { support } = episode(3);
-    const head = attentionPrototypeHead(support, { attention: 'none', centre: false, shrinkage: 1 });
+    const head = attentionPrototypeHead(support, { attention: 'none', centre: false, shrinkage: 1, refinement: 0 });
     const plain = prototypeHead(support, 1);
     head.weight.forEach((w, k) => {
       expect(w).toBeCloseTo(plain.weight[k]!, 5);
@@ -199,6 +231,7 @@ describe('attentionPrototypeHead', () => {
   test('says which option is out of range', () => {
     const { support } = episode(1);
     expect(() => attentionPrototypeHead(support, { attentionTemperature: 0 })).toThrow(/above 0, not 0/);
+    expect(() => attentionPrototypeHead(support, { mislabelled: 1 })).toThrow(/or "estimated", not 1/);
     expect(() => attentionPrototypeHead(support, { dimensionShrinkage: 2 })).toThrow(/0 to 1, not 2/);
     expect(() => attentionPrototypeHead(support, { dimensionShrinkage: 0.5 })).toThrow(/set shrinkage to 1 with it/);
   });

@@ -2,6 +2,7 @@ import { FewtuneError } from '../../errors.js';
 import { unitRows } from '../../evaluation/distances.js';
 import type { LinearHead } from '../linear/logistic.js';
 import type { Support } from '../support.js';
+import { anchoredLogistic } from './anchored-logistic.js';
 import type { LabelledFeatures } from './class-means.js';
 import { type RowSolver, spreadSolver } from './spread-solver.js';
 import {
@@ -22,8 +23,8 @@ export interface AttentionPrototypeOptions {
   readonly attention?: 'reassign' | 'margin' | 'none';
   /** `reassign`: how sharply a class is told by cosine. */
   readonly sharpness?: number;
-  /** `reassign`: share of labels expected to be wrong, 0 to below 1. */
-  readonly mislabelled?: number;
+  /** `reassign`: share of labels expected to be wrong, 0 to below 1; `estimated` from the support by default. */
+  readonly mislabelled?: number | 'estimated';
   /** `reassign`: rounds of expectation maximisation. */
   readonly iterations?: number;
   /** `margin`: smaller takes more weight from an outlier. */
@@ -38,21 +39,27 @@ export interface AttentionPrototypeOptions {
   readonly shrinkage?: number;
   /** Share of the identity in the diagonal metric over dimensions, 0 to 1; 1 leaves it out. Refused without `shrinkage` 1. */
   readonly dimensionShrinkage?: number;
+  /** How far logistic regression on the support may move the head away from the prototypes, as its `C`; 0 leaves it out. */
+  readonly refinement?: number;
 }
 
 /** Chosen on the training classes of CLINC150's and Banking77's folds (`docs/heads.md`). */
 export const attentionDefaults: Required<AttentionPrototypeOptions> = {
   attention: 'reassign',
   sharpness: 14,
-  mislabelled: 0.1,
-  iterations: 3,
+  mislabelled: 'estimated',
+  iterations: 5,
   attentionTemperature: 0.05,
   marginSlack: 0.2,
   centre: true,
   nameWeight: 1,
   shrinkage: 0.85,
   dimensionShrinkage: 1,
+  refinement: 3,
 };
+
+/** Length that a refined head's prototypes begin with: their cosines then tell classes as surely as the support's do. */
+const ANCHOR_LENGTH = 8;
 
 /** Own responsibility from which an example's label is trusted enough to measure the spread of its class. */
 const TRUSTED = 0.9;
@@ -61,9 +68,9 @@ const TRUSTED = 0.9;
  * The improved prototype as a linear head: p_c = Σ_i r[i, c] x_i + names, score_c(x) = (x − μ)ᵀ M p_c / √(p_cᵀ M p_c), with the
  * responsibilities r of attention over the support, μ the mean of the support and M the inverse of the shrunk covariance
  * within classes, measured on the examples whose labels are trusted: one wrong label makes the spread point from class to
- * class, and its inverse then hides just what tells them apart. Nothing is learned, and once the support is known the
- * head is the same affine map as the plain prototype's (Snell et al. 2017, arXiv:1703.05175): saved, exported and
- * served like it.
+ * class, and its inverse then hides just what tells them apart. Logistic regression on the support, with r for targets and
+ * drawn towards the prototypes, then looks at the borders between classes. Once the support is known the head is the same
+ * affine map as the plain prototype's (Snell et al. 2017, arXiv:1703.05175): saved, exported and served like it.
  *
  * @param support features of unit length, every class with a row; `names` are used when they are there
  * @throws FewtuneError OPTION_INVALID for an option out of range, or both metrics at once
@@ -72,12 +79,43 @@ export function attentionPrototypeHead(support: Support, options: AttentionProto
   const settings = { ...attentionDefaults, ...options };
   requireInRange(settings);
   const { hidden } = support;
-  const { centre, prototypes, trusted } = attended(support, settings);
-  if (settings.dimensionShrinkage === 1) {
-    return spreadHead({ centre, prototypes, trusted }, settings.shrinkage);
-  }
+  const looked = attended(support, settings);
+  const { centre, prototypes, trusted } = looked;
+  const refined = (head: LinearHead) => (settings.refinement === 0 ? head : refinedHead(head, looked, settings));
+  if (settings.dimensionShrinkage === 1) return refined(spreadHead(looked, settings.shrinkage));
   const metric = dimensionAttention(trusted, unitRows(prototypes, hidden), settings.dimensionShrinkage);
-  return metricHead(prototypes, centre, (rows) => Float64Array.from(rows, (value, k) => value * metric[k % hidden]!));
+  return refined(
+    metricHead(prototypes, centre, (rows) => Float64Array.from(rows, (value, k) => value * metric[k % hidden]!)),
+  );
+}
+
+/** The head after logistic regression on the support's rows and names, anchored at it; logits are log odds from here on. */
+function refinedHead(
+  { weight }: LinearHead,
+  { centre, rows, names, responsibilities }: AttendedSupport,
+  { refinement, nameWeight }: Required<AttentionPrototypeOptions>,
+): LinearHead {
+  const hidden = centre.length;
+  const classes = weight.length / hidden;
+  let squares = 0;
+  for (const value of weight) squares += value ** 2;
+  const scale = ANCHOR_LENGTH / Math.sqrt(Math.max(squares / classes, 1e-24));
+  const anchor = weight.map((value) => scale * value);
+  const named = nameWeight > 0 ? (names ?? new Float32Array()) : new Float32Array();
+  const features = new Float32Array(rows.length + named.length);
+  features.set(rows);
+  features.set(named, rows.length);
+  const targets = new Float64Array((features.length / hidden) * classes);
+  targets.set(responsibilities);
+  if (named.length > 0) {
+    for (let c = 0; c < classes; c++) targets[responsibilities.length + c * classes + c] = nameWeight;
+  }
+  const moved = anchoredLogistic({ hidden, classes, features, targets }, anchor, refinement);
+  const bias = new Float32Array(classes);
+  moved.forEach((value, k) => {
+    bias[Math.floor(k / hidden)]! -= value * centre[k % hidden]!;
+  });
+  return { weight: moved, bias };
 }
 
 /** A support set that attention has looked at; every metric goes on from here. */
@@ -88,6 +126,10 @@ export interface AttendedSupport {
   readonly prototypes: Float32Array;
   /** The rows that stand for their own label with {@link TRUSTED} or more. */
   readonly trusted: LabelledFeatures;
+  /** Rows and names less the centre, of unit length, and r. */
+  readonly rows: Float32Array;
+  readonly names: Float32Array | undefined;
+  readonly responsibilities: Responsibilities;
 }
 
 export function attended(support: Support, options: AttentionPrototypeOptions): AttendedSupport {
@@ -98,11 +140,21 @@ export function attended(support: Support, options: AttentionPrototypeOptions): 
   const names = support.names && centredRows(support.names, centre);
   const responsibilities = responsibilitiesOf(data, settings, names);
   const prototypes = Float32Array.from(classSums(data, responsibilities, names, settings.nameWeight));
-  return { centre, prototypes, trusted: trustedRows(data, responsibilities) };
+  return {
+    centre,
+    prototypes,
+    trusted: trustedRows(data, responsibilities),
+    rows: data.features,
+    names,
+    responsibilities,
+  };
 }
 
 /** Cosine to the prototypes under the inverse of the trusted rows' covariance; plain cosine with shrinkage 1. */
-export function spreadHead({ centre, prototypes, trusted }: AttendedSupport, shrinkage: number): LinearHead {
+export function spreadHead(
+  { centre, prototypes, trusted }: Pick<AttendedSupport, 'centre' | 'prototypes' | 'trusted'>,
+  shrinkage: number,
+): LinearHead {
   return metricHead(
     prototypes,
     centre,
@@ -189,17 +241,19 @@ type Range = readonly [key: keyof AttentionPrototypeOptions, fits: (value: numbe
 
 const ranges: readonly Range[] = [
   ['sharpness', (v) => v >= 0 && v < Number.POSITIVE_INFINITY, 'is 0 or more'],
-  ['mislabelled', (v) => v >= 0 && v < 1, 'is 0 to below 1'],
+  ['mislabelled', (v) => v >= 0 && v < 1, 'is 0 to below 1, or "estimated"'],
   ['iterations', (v) => Number.isSafeInteger(v) && v >= 0, 'is a whole number from 0'],
   ['attentionTemperature', (v) => v > 0, 'is above 0'],
   ['marginSlack', Number.isFinite, 'is a number'],
   ['nameWeight', (v) => v >= 0 && v < Number.POSITIVE_INFINITY, 'is 0 or more'],
   ['shrinkage', (v) => v > 0 && v <= 1, 'is above 0 to 1'],
   ['dimensionShrinkage', (v) => v >= 0 && v <= 1, 'is 0 to 1'],
+  ['refinement', (v) => v >= 0 && v < Number.POSITIVE_INFINITY, 'is 0 or more'],
 ];
 
 function requireInRange(settings: Required<AttentionPrototypeOptions>): void {
   for (const [key, fits, range] of ranges) {
+    if (key === 'mislabelled' && settings[key] === 'estimated') continue;
     if (!fits(settings[key] as number))
       throw new FewtuneError('OPTION_INVALID', `${key} ${range}, not ${settings[key]}`);
   }

@@ -55,16 +55,26 @@ export function marginAttention(
 export interface ReassignmentOptions {
   /** s: how sharply a class is told by cosine; the concentration of a von Mises-Fisher distribution. */
   readonly sharpness: number;
-  /** ε: share of labels that is expected to be wrong, spread evenly over the other classes. */
-  readonly mislabelled: number;
+  /**
+   * ε: share of labels that is expected to be wrong, spread evenly over the other classes; `estimated`: what the support
+   * itself says, so that right labels are hardly doubted.
+   */
+  readonly mislabelled: number | 'estimated';
   readonly iterations: number;
 }
+
+/** An estimated ε begins here, and is drawn towards it as if half as many rows as there are had said so. */
+const PRIOR_RATE = 0.1;
+const PRIOR_WEIGHT = 0.5;
+/** Beyond it labels would say less than none. */
+const MOST_WRONG = 0.5;
 
 /**
  * Expectation maximisation over "is this label right": r[i, c] ∝ π(c | y_i) · exp(s · cos(x_i, p_c without i)), with
  * π = 1 − ε at the label and ε / (classes − 1) elsewhere, and p_c = Σ_i r[i, c] x_i (+ the label's name). A mislabelled
  * example does not only lose weight, it moves to the class where it belongs. Cosines leave the row itself out: otherwise
- * it would vote for itself. Mixture of von Mises-Fisher distributions: Banerjee et al. 2005, JMLR 6; the label noise
+ * it would vote for itself. An estimated ε is after each round the mean of 1 − r[i, y_i], drawn towards a prior: it is small
+ * where labels and features agree, and with it goes the doubt. Mixture of von Mises-Fisher distributions: Banerjee et al. 2005, JMLR 6; the label noise
  * model: Lawrence and Schölkopf 2001. Rows of classes of one or two rows keep their labels.
  *
  * @param data features of unit length
@@ -81,10 +91,12 @@ export function reassignment(
   const out = labelResponsibilities(data);
   if (classes < 2 || mislabelled === 0) return out;
   const sizes = classSizes(data);
-  const believed = Math.log(1 - mislabelled);
-  const doubted = Math.log(mislabelled / (classes - 1));
   const scores = new Float64Array(classes);
+  let rate = mislabelled === 'estimated' ? PRIOR_RATE : mislabelled;
   for (let step = 0; step < iterations; step++) {
+    const believed = Math.log(1 - rate);
+    const doubted = Math.log(rate / (classes - 1));
+    let [wrong, asked] = [0, 0];
     const cosines = cosinesWithoutOneself(data, out, names, nameWeight);
     labels.forEach((label, i) => {
       if (sizes[label]! < QUORUM) return;
@@ -96,7 +108,11 @@ export function reassignment(
       let total = 0;
       for (let c = 0; c < classes; c++) total += Math.exp(scores[c]! - largest);
       for (let c = 0; c < classes; c++) out[i * classes + c] = Math.exp(scores[c]! - largest) / total;
+      wrong += 1 - out[i * classes + label]!;
+      asked++;
     });
+    if (mislabelled !== 'estimated' || asked === 0) continue;
+    rate = Math.min(MOST_WRONG, (PRIOR_WEIGHT * PRIOR_RATE + wrong / asked) / (PRIOR_WEIGHT + 1));
   }
   return out;
 }
