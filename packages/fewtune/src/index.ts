@@ -163,6 +163,13 @@ export {
   type VeraAdapter,
 } from './methods/peft/adapter.js';
 export { AdapterBank, type AdapterBankOptions, type AdapterName } from './methods/peft/adapter-bank.js';
+export { type AdapterPrediction, AdapterServer } from './methods/peft/adapter-server.js';
+export {
+  type ChooseWeightsOptions,
+  type ChosenWeights,
+  chooseWeights,
+  type TriedWeights,
+} from './methods/peft/choose-weights.js';
 export {
   type Combination,
   type CombineOptions,
@@ -172,6 +179,7 @@ export {
 } from './methods/peft/combine-adapters.js';
 export { type AdapterDiff, type AdapterDifference, diffAdapters } from './methods/peft/diff-adapters.js';
 export { evaDirections } from './methods/peft/eva.js';
+export { type HeldOutScore, headScore, type PrototypeRows, prototypeScore } from './methods/peft/held-out-score.js';
 export {
   type LoraInit,
   type LoraSettings,
@@ -187,6 +195,7 @@ export {
   mergeInto,
   unmergeFrom,
 } from './methods/peft/merge.js';
+export type { LabelledHead } from './methods/peft/model-adapters.js';
 export { adapterFiles, adapterFromFiles, readAdapter, writeAdapter } from './methods/peft/peft-files.js';
 export { methods, parseOptions } from './methods/registry.js';
 export type { Look, TunedStep } from './methods/tune/best-weights.js';

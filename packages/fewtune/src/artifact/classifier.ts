@@ -147,7 +147,8 @@ function refuseBlank(texts: readonly string[], purpose: string): void {
   );
 }
 
-function prediction(logits: Float32Array, labels: readonly string[]): Prediction {
+/** The most probable label of one row of logits. */
+export function prediction(logits: Float32Array, labels: readonly string[]): Prediction {
   const highest = logits.reduce((a, b) => Math.max(a, b));
   const exponentials = Array.from(logits, (value) => Math.exp(value - highest));
   const total = exponentials.reduce((a, b) => a + b);

@@ -32,6 +32,8 @@ export interface AdapterBankOptions {
   /** Modules that adapters may change: every linear layer when left out. Fewer make each batch cheaper. */
   readonly targets?: Targets;
   readonly threads?: number;
+  /** Whether vectors have length 1; true. Heads that were fine-tuned along read them as they are. */
+  readonly normalise?: boolean;
 }
 
 /** An adapter's name, or null for the encoder as it is. */
@@ -76,7 +78,7 @@ export class AdapterBank {
    * @throws FewtuneError OPTION_INVALID when a target means no layer
    */
   static async create(encoder: Encoder, options: AdapterBankOptions = {}): Promise<AdapterBank> {
-    const { targets = 'all-linear', threads } = options;
+    const { targets = 'all-linear', threads, normalise = true } = options;
     const modules = linearsMeant(encoder.weights, targets);
     const specs: Record<string, TensorSpec> = {
       inputIds: { dtype: 'int64', shape: ['batch', 'seq'] },
@@ -92,7 +94,8 @@ export class AdapterBank {
       const { inputIds, attentionMask } = inputs as Record<'inputIds' | 'attentionMask', Tensor>;
       const weights = constantWeights(encoder.weights);
       const hidden = encode(encoder.config, weights, { inputIds, attentionMask }, { linear: byRow(inputs, modules) });
-      return l2Normalize(pool(hidden, attentionMask, encoder.pooling));
+      const pooled = pool(hidden, attentionMask, encoder.pooling);
+      return normalise ? l2Normalize(pooled) : pooled;
     };
     const program = await compile(embed, specs, { threads, name: 'adapters' });
     return new AdapterBank(encoder, modules, program as Program<Inputs, HostTensor>);
@@ -150,7 +153,7 @@ export class AdapterBank {
 
   /**
    * @param adapters one for all texts, or one for each
-   * @returns [texts.length × hidden], row-major, each row of length 1
+   * @returns [texts.length × hidden], row-major, each row of length 1 unless `normalise` is false
    * @throws FewtuneError ADAPTER_UNKNOWN for a name that is not there, INTERRUPTED
    */
   async embed(
