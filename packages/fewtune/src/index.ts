@@ -6,6 +6,7 @@ export type { MetaReport } from './artifact/meta-manifest.js';
 export type { Neighbour } from './artifact/neighbours.js';
 export { quantizeOnnx } from './artifact/quantize.js';
 export type { RunOptions } from './artifact/session.js';
+export type { Measured, TunedKind, TunedReport } from './artifact/task-manifest.js';
 export {
   type ClassFold,
   type ClassSplit,
@@ -216,6 +217,7 @@ export { version } from './version.js';
 export { describeData, describeReport } from './workflow/describe.js';
 export { type Evaluation, evaluate } from './workflow/evaluate.js';
 export type { TrainEvent, TrainStage } from './workflow/events.js';
+export { type FinetuneRun, type FinetuneTaskEvent, finetune } from './workflow/finetune.js';
 export {
   type FinetunedOnnx,
   type FinetuneEvent,
@@ -224,9 +226,11 @@ export {
   finetuneOnnx,
   type MergeReport,
 } from './workflow/finetune-onnx.js';
+export { type FinetuneOptions, finetuneDefaults } from './workflow/finetune-options.js';
 export type { Forgotten } from './workflow/forget-class.js';
 export type { Learned, LearnOptions } from './workflow/learn-class.js';
 export { load } from './workflow/load.js';
+export { loadTuned } from './workflow/load-tuned.js';
 export { type Merged, type MergeOptions, merge } from './workflow/merge.js';
 export {
   type MetaTrainEncoderEvent,
@@ -243,3 +247,4 @@ export {
 } from './workflow/model-adapters.js';
 export { type TrainOptions, type TrainRun, train } from './workflow/train.js';
 export { TrainedModel } from './workflow/trained-model.js';
+export { TunedModel, type TunedPrediction } from './workflow/tuned-model.js';

@@ -46,18 +46,18 @@ export async function openModel(folder: string, options: LoadOptions = {}): Prom
 /** Every file that the manifest of a folder lists, checked. @throws FewtuneError as {@link openModel} */
 export async function readFolder(folder: string): Promise<{ manifest: Manifest; files: Map<string, Uint8Array> }> {
   const missing = `no model there (${manifestFile} is missing). Give the folder that \`fewtune train --out\` wrote.`;
-  return readSealedFolder(folder, { file: manifestFile, schema: manifestSchema, missing });
+  return readSealedFolder(folder, { file: manifestFile, schema: manifestSchema, missing, task: 'text-classification' });
 }
 
 /**
  * A folder with a manifest that lists its files, all checked.
  *
- * @param kind the manifest's name and form, and what to say when it is not there
+ * @param kind the manifest's name and form, what to say when it is not there, and the task it must be of
  * @throws FewtuneError MODEL_NOT_FOUND, MODEL_CORRUPT, MODEL_UNSUPPORTED
  */
 export async function readSealedFolder<T extends Pick<Manifest, 'files'>>(
   folder: string,
-  kind: { file: string; schema: z.ZodType<T>; missing: string },
+  kind: { file: string; schema: z.ZodType<T>; missing: string; task?: string },
 ): Promise<{ manifest: T; files: Map<string, Uint8Array> }> {
   const file = join(folder, kind.file);
   const found = await stat(file).catch((cause: NodeJS.ErrnoException) => {
@@ -66,8 +66,28 @@ export async function readSealedFolder<T extends Pick<Manifest, 'files'>>(
   if (found.size > manifestSizeLimit) {
     throw new FewtuneError('MODEL_CORRUPT', `${file}: ${found.size} bytes is too large for a manifest.`);
   }
-  const manifest = unseal(kind.schema, await readFile(file, 'utf8'), file);
+  const text = await readFile(file, 'utf8');
+  if (kind.task !== undefined) refuseOtherTask(text, kind.task, folder);
+  const manifest = unseal(kind.schema, text, file);
   return { manifest, files: await readVerified(folder, manifest.files) };
+}
+
+/** What opens a folder, by the task in its manifest. */
+const openedBy: Readonly<Record<string, string>> = { 'text-classification': 'load', 'fine-tuned': 'loadTuned' };
+
+/** A folder of another kind is no damaged one. */
+function refuseOtherTask(text: string, wanted: string, folder: string): void {
+  let found: unknown;
+  try {
+    found = (JSON.parse(text) as { task?: unknown } | null)?.task;
+  } catch {
+    return; // damaged: said where it is read
+  }
+  if (typeof found !== 'string' || found === wanted || !Object.hasOwn(openedBy, found)) return;
+  throw new FewtuneError(
+    'MODEL_UNSUPPORTED',
+    `${folder}: this model is for ${found}, not ${wanted}. Open it with ${openedBy[found]}.`,
+  );
 }
 
 /** Reads every listed file, sizes before contents, and compares its hash. */

@@ -10,14 +10,19 @@ import { listFiles } from './sealed.js';
 import { textOf } from './session.js';
 import { type KeptSupport, packSupport } from './support.js';
 
-/** Hub class names by `model_type`, for config.json. */
+/** What the Hub's class names begin with, by `model_type`. */
 const architectures: Readonly<Record<string, string>> = {
-  bert: 'BertForSequenceClassification',
-  distilbert: 'DistilBertForSequenceClassification',
-  roberta: 'RobertaForSequenceClassification',
-  'xlm-roberta': 'XLMRobertaForSequenceClassification',
-  mpnet: 'MPNetForSequenceClassification',
+  bert: 'Bert',
+  distilbert: 'DistilBert',
+  roberta: 'Roberta',
+  'xlm-roberta': 'XLMRoberta',
+  camembert: 'Camembert',
+  mpnet: 'MPNet',
 };
+
+/** The Hub's class of a model with a head on its sentences or its tokens, for config.json. */
+export const architectureOf = (modelType: string, reads: 'Sequence' | 'Token' = 'Sequence'): string =>
+  `${architectures[modelType] ?? 'Bert'}For${reads}Classification`;
 
 /** The files that make the classifier run: tokenizer, config.json and `onnx/model.onnx` with calibrated logits. */
 export function packModel(
@@ -82,7 +87,7 @@ export function configJson(
 ): string {
   return printConfig({
     ...config,
-    architectures: [architectures[modelType] ?? 'BertForSequenceClassification'],
+    architectures: [architectureOf(modelType)],
     model_type: modelType,
     problem_type: 'single_label_classification',
     ...labelFields(labels),
@@ -90,7 +95,7 @@ export function configJson(
 }
 
 /** Object.fromEntries defines own properties, so a label such as `__proto__` is a key like any other. */
-function labelFields(labels: readonly string[]) {
+export function labelFields(labels: readonly string[]) {
   return {
     num_labels: labels.length,
     id2label: Object.fromEntries(labels.map((label, i) => [String(i), label])),
@@ -98,6 +103,6 @@ function labelFields(labels: readonly string[]) {
   };
 }
 
-function printConfig(config: object): string {
+export function printConfig(config: object): string {
   return `${JSON.stringify(config, null, 2)}\n`;
 }
