@@ -26,6 +26,7 @@ export const errorCodes = {
   MODEL_UNSUPPORTED: 'input',
   ADAPTER_MISMATCH: 'input',
   ADAPTER_UNKNOWN: 'input',
+  MEMORY_EXCEEDED: 'input',
   OUTPUT_UNWRITABLE: 'input',
   INTERRUPTED: 'interrupted',
   INTERNAL: 'internal',

@@ -202,6 +202,8 @@ export { methods, parseOptions } from './methods/registry.js';
 export type { Look, TunedStep } from './methods/tune/best-weights.js';
 export type { TuneExamples } from './methods/tune/examples.js';
 export type { TuneOptions, TuneSchedule, Validation } from './methods/tune/options.js';
+export { lrRangeTest, type RangeTest, type RangeTestOptions } from './methods/tune/range-test.js';
+export type { RatePoint } from './methods/tune/rate-curve.js';
 export type { ParameterReport } from './methods/tune/report.js';
 export type { Score, Task, TaskKind } from './methods/tune/task.js';
 export { classification } from './methods/tune/tasks/classification.js';

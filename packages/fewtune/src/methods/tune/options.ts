@@ -13,10 +13,10 @@ const half = z.enum(['float16', 'float32']);
 
 const schema = z.strictObject({
   epochs: z.number().int().positive().default(3),
-  batchSize: z.number().int().positive().default(16),
+  batchSize: z.union([z.number().int().positive(), z.literal('auto')]).default(16),
   accumulate: z.number().int().positive().default(1),
   groupByLength: z.boolean().default(true),
-  lr: z.number().positive().default(1e-4),
+  lr: z.union([z.number().positive(), z.literal('auto')]).default(1e-4),
   headLr: z.union([z.number().positive(), z.literal('same')]).default('same'),
   schedule: z.enum(tuneSchedules).default('linear'),
   warmup: z.number().min(0).max(1).default(0.1),
@@ -26,7 +26,8 @@ const schema = z.strictObject({
   precision: z
     .union([z.literal('float32'), z.object({ compute: half, weight: half, output: half })])
     .default('float32'),
-  recompute: z.union([z.enum(['none', 'all']), z.number().int().min(0)]).default('none'),
+  recompute: z.union([z.enum(['none', 'all', 'auto']), z.number().int().min(0)]).default('none'),
+  memoryBytes: z.union([z.number().positive(), z.literal('auto')]).default('auto'),
   unfreeze: z.enum(['all', 'gradual']).default('all'),
   cacheActivations: z
     .union([
@@ -47,14 +48,14 @@ const schema = z.strictObject({
 export interface TuneOptions extends Pick<EpochOptions<never>, 'checkpoint' | 'resume'> {
   /** Passes over the examples; 3. */
   readonly epochs?: number;
-  /** Examples that are computed at once; 16. */
-  readonly batchSize?: number;
+  /** Examples that are computed at once: `auto`, the largest power of two up to 64 that fits into memory; 16. */
+  readonly batchSize?: number | 'auto';
   /** So many batches make a step, equal to that of one large batch; 1. */
   readonly accumulate?: number;
   /** Batches of like lengths, which cost less; true. */
   readonly groupByLength?: boolean;
-  /** Largest learning rate; 1e-4. Full fine-tuning wants less, vectors alone more. */
-  readonly lr?: number;
+  /** Largest learning rate; 1e-4. Full fine-tuning wants less, vectors alone more; `auto`: that of a range test. */
+  readonly lr?: number | 'auto';
   /** That of the head; `same`. */
   readonly headLr?: number | 'same';
   /** How the rate goes down from its largest value: to 0 along a line or a cosine, or not at all; `linear`. */
@@ -68,8 +69,13 @@ export interface TuneOptions extends Pick<EpochOptions<never>, 'checkpoint' | 'r
   readonly tokenDropout?: number;
   /** The engine's policy; `float32`. */
   readonly precision?: 'float32' | Precision;
-  /** Layers that compute their inner values a second time instead of keeping them: so many, the lowest first; `none`. */
-  readonly recompute?: 'none' | 'all' | number;
+  /**
+   * Layers that compute their inner values a second time instead of keeping them: so many, the lowest first; `auto`: as few
+   * as make a step fit into memory; `none`.
+   */
+  readonly recompute?: 'none' | 'all' | 'auto' | number;
+  /** What a step may take, for `auto`, and where it is given a limit in any case; `auto`: half of what is free. */
+  readonly memoryBytes?: number | 'auto';
   /**
    * Which layers are trained: all that the adaptation has, or the top one in the first epoch and one more in each that
    * follows (Howard & Ruder 2018, section 3.3, arXiv:1801.06146); `all`.
@@ -99,11 +105,19 @@ export interface Validation {
   readonly keep?: 'loss' | 'score' | 'last';
 }
 
-/** Numbers and words with their defaults filled in. */
-export type TuneSettings = z.output<typeof schema>;
+/** Options with their defaults filled in. */
+export type TuneChoices = z.output<typeof schema>;
+
+/** Choices of which nothing is open any more. */
+export interface TuneSettings extends Omit<TuneChoices, 'batchSize' | 'lr' | 'recompute' | 'memoryBytes'> {
+  readonly batchSize: number;
+  readonly lr: number;
+  /** Layers. */
+  readonly recompute: number;
+}
 
 /** @throws FewtuneError OPTION_INVALID naming what is wrong */
-export function tuneSettings(options: TuneOptions): TuneSettings {
+export function tuneChoices(options: TuneOptions): TuneChoices {
   const { checkpoint: _, resume: __, validation: ___, log: ____, ...own } = options;
   return parseAdaptation('fine-tuning', schema, own);
 }

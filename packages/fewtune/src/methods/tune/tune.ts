@@ -1,22 +1,19 @@
 import type { HostTensor, Named } from '@fewtune/engine';
 import type { Encoder } from '@fewtune/models';
-import { createRandom } from '../../data/random.js';
-import { FewtuneError } from '../../errors.js';
 import { type EpochEvent, runEpochs } from '../epochs.js';
 import { type Adapt, withoutPooler } from '../peft/adaptation.js';
-import { dropTokens } from '../peft/contrastive-stage.js';
-import { lowestTrained, type Stage, stagesOf } from '../peft/trained-layers.js';
-import { ActivationCache } from './activation-cache.js';
-import { epochBatches, stepsOf } from './batches.js';
+import { openCheckpoint } from '../run-checkpoint.js';
+import { stepsOf } from './batches.js';
 import { BestWeights, type Look } from './best-weights.js';
 import { configurationOf, digestOfRows } from './configuration.js';
-import { type Tokenised, type TuneExamples, tokenise } from './examples.js';
-import { type Rows, splitRows } from './held-out.js';
+import type { TuneExamples } from './examples.js';
 import { RunLog } from './log/run-log.js';
-import { type TuneOptions, type TuneSettings, tuneSettings } from './options.js';
+import { type TuneChoices, type TuneOptions, tuneChoices } from './options.js';
+import { type Known, type Prepared, prepare } from './prepare.js';
+import { rangeTest } from './range-test.js';
 import { parameterReport } from './report.js';
 import type { Task } from './task.js';
-import { computesInHalf, type MicroBatch, type Trained, TuneProgram } from './tune-program.js';
+import { computesInHalf, type MicroBatch, TuneProgram } from './tune-program.js';
 import { Tuned } from './tuned.js';
 import { Validator } from './validator.js';
 
@@ -57,43 +54,30 @@ export async function tune(
   options: TuneOptions = {},
   context: TuneContext = {},
 ): Promise<Tuned> {
-  const { seed = 7, threads, signal } = context;
-  const settings = tuneSettings(options);
-  if (settings.tokenDropout > 0 && (task.reads === 'tokens' || examples.pairs)) {
-    throw new FewtuneError(
-      'OPTION_INVALID',
-      `tokenDropout is ${settings.tokenDropout}; where tokens have labels, or belong to one of two texts, none can be left out.`,
-    );
-  }
-  const { train, heldOut } = splitRows(encoder, task, tokenise(encoder, examples), options.validation, seed);
-  const random = createRandom(seed);
-  const weights = withoutPooler(encoder.weights);
-  // A vocabulary that is cut down must have the words of held-out examples too.
-  const read = [...train.ids, ...(heldOut?.ids ?? [])];
-  const adaptation = await adapt({ ...encoder, weights }, read, random, threads);
-  const head = task.head(encoder.hidden, random);
-  const steps = settings.epochs * stepsOf(train.rows.length, settings);
-  const recompute = recomputed(settings.recompute, encoder.layers);
-  const typed = train.types !== undefined;
-  const stages = checkedStages(settings, Object.keys(adaptation.params), encoder.layers);
-  const trained: Trained = { encoder, adaptation, task, head, settings, recompute, typed, steps, stages, threads };
-  const cached = stages[0]!.from;
-  // Held-out examples too, unless a later stage trains what is below.
-  const forLooks = heldOut !== undefined && stages.every(({ from }) => from === cached);
-  let opened: Promise<ActivationCache> | undefined;
-  const cache = () => {
-    const { cacheActivations } = settings;
-    opened ??= ActivationCache.create(
+  const choices = tuneChoices(options);
+  const { resume, validation } = options;
+  const known = resume === undefined ? {} : await chosenBefore(resume, choices);
+  const prepared = await prepare(encoder, { examples, task, adapt }, choices, context, { validation, known });
+  try {
+    const findsRate = choices.lr === 'auto' && known.lr === undefined;
+    const lr = findsRate ? (await rangeTest(prepared, {}, context.signal)).suggestion : prepared.trained.settings.lr;
+    const { trained } = prepared;
+    return await run(
+      { ...prepared, trained: { ...trained, settings: { ...trained.settings, lr } } },
       encoder,
-      adaptation,
-      joinedTokens(adaptation.ids, train, forLooks ? heldOut : undefined),
-      cached,
-      typeof cacheActivations === 'object' ? cacheActivations : {},
-      { threads, signal },
+      options,
+      context,
     );
-    return opened;
-  };
-  const program = new TuneProgram(trained, cache);
+  } finally {
+    await prepared.dispose();
+  }
+}
+
+async function run(prepared: Prepared, encoder: Encoder, options: TuneOptions, context: TuneContext): Promise<Tuned> {
+  const { seed = 7, threads, signal } = context;
+  const { trained, train, heldOut, ids, cached, cachedLooks } = prepared;
+  const { adaptation, task, head, settings, steps, typed } = trained;
+  const program = new TuneProgram(trained, () => prepared.cache());
   const params = { ...adaptation.params, ...head };
   const validator =
     heldOut &&
@@ -101,8 +85,8 @@ export async function tune(
       { encoder, adaptation, task: heldOut.task, typed },
       params,
       heldOut.rows,
-      { ...heldOut, ids: adaptation.ids.slice(train.ids.length) },
-      { threads, ...(cached > 0 && forLooks && { cache: await cache() }) },
+      { ...heldOut, ids: ids.slice(train.ids.length) },
+      { threads, ...(cached > 0 && cachedLooks && { cache: await prepared.cache() }) },
     ));
   const found = new BestWeights(options.validation);
   const every = options.validation?.everySteps ?? stepsOf(train.rows.length, settings);
@@ -110,7 +94,7 @@ export async function tune(
   let last: { loss: number; lr: number; gradientNorm?: number } = { loss: 0, lr: 0 };
   try {
     const ended = await runEpochs<MicroBatch, Pick<TuneEvent, 'steps' | 'gradientNorm' | 'look'>>(
-      epochsOf({ ...train, ids: adaptation.ids }, settings, seed),
+      prepared.batches,
       {
         epochs: settings.epochs,
         rateHalvings: settings.rateHalvings,
@@ -166,64 +150,21 @@ export async function tune(
       ...(best && { kept: best.look }),
       rateHalvings: ended.result!.rateHalvings,
     };
-    const report = parameterReport(weights, adaptation.params, head);
+    const report = parameterReport(withoutPooler(encoder.weights), adaptation.params, head);
     return new Tuned(encoder, task, adaptation, part(adaptation.params), part(head), history, report, threads);
   } finally {
     log?.close();
     await program.dispose();
     await validator?.dispose();
-    await (await opened?.catch(() => undefined))?.dispose();
   }
 }
 
-/** @throws FewtuneError OPTION_INVALID when states cannot be kept, but shall be */
-function checkedStages(settings: TuneSettings, trained: readonly string[], layers: number): Stage[] {
-  const { epochs, unfreeze, cacheActivations: wanted, tokenDropout, precision } = settings;
-  const why =
-    tokenDropout > 0
-      ? `tokenDropout is ${tokenDropout}, so no epoch sees the same sentence`
-      : precision !== 'float32'
-        ? 'precision is not float32'
-        : lowestTrained(trained, layers) < 1 && unfreeze === 'all'
-          ? 'the lowest layer is trained, or what is below it'
-          : undefined;
-  if (why && wanted !== 'auto' && wanted !== false) {
-    throw new FewtuneError('OPTION_INVALID', `fine-tuning: cacheActivations cannot be had: ${why}.`);
-  }
-  return stagesOf(trained, layers, { epochs, unfreeze, cached: wanted !== false && why === undefined });
+/** What a run that is gone on with had chosen where it was left open. */
+async function chosenBefore(resume: string, choices: TuneChoices): Promise<Known> {
+  const open = (['lr', 'batchSize', 'recompute'] as const).filter((name) => choices[name] === 'auto');
+  if (open.length === 0) return {};
+  const { configuration } = await openCheckpoint(resume);
+  return Object.fromEntries(
+    open.flatMap((name) => (typeof configuration[name] === 'number' ? [[name, configuration[name]]] : [])),
+  );
 }
-
-/** @param ids of the rows of both, as the weights count them */
-const joinedTokens = (ids: readonly (readonly number[])[], train: Rows, heldOut: Rows | undefined): Tokenised => ({
-  ids: ids.slice(0, train.ids.length + (heldOut?.ids.length ?? 0)),
-  ...(train.types && { types: [...train.types, ...(heldOut?.types ?? [])] }),
-});
-
-/**
- * The batches of each epoch, in an order of its own, tokens left out anew: the same whenever it is asked for.
- *
- * @param train rows of the task, and at least as many token ids
- */
-function epochsOf(
-  { rows, ids, types }: Omit<Rows, 'task'>,
-  settings: { batchSize: number; accumulate: number; groupByLength: boolean; tokenDropout: number },
-  seed: number,
-) {
-  const own = ids.slice(0, rows.length);
-  const lengths = own.map(({ length }) => length);
-  return function* (epoch: number): Generator<MicroBatch[]> {
-    const seeds = createRandom(seed + 1);
-    for (let i = 0; i < epoch; i++) seeds.next();
-    const random = createRandom(seeds.int(2 ** 32));
-    for (const step of epochBatches(lengths, settings, random)) {
-      yield step.map((places) => ({
-        rows: places.map((place) => rows[place]!),
-        ids: places.map((place) => dropTokens(own[place]!, settings.tokenDropout, random)),
-        ...(types && { types: places.map((place) => types[place]!) }),
-      }));
-    }
-  };
-}
-
-const recomputed = (wanted: 'none' | 'all' | number, layers: number): number =>
-  wanted === 'none' ? 0 : wanted === 'all' ? layers : wanted;

@@ -1,0 +1,82 @@
+import { freemem } from 'node:os';
+import { planStep, type StepPlan } from '@fewtune/engine';
+import { FewtuneError } from '../../errors.js';
+import { fitBatchSize, layersToRecompute } from './memory-fit.js';
+import { stepOptions, type Trained } from './tune-program.js';
+
+/** What a batch may be left open in. */
+export interface BatchChoices {
+  readonly batchSize: number | 'auto';
+  readonly recompute: 'none' | 'all' | 'auto' | number;
+  readonly memoryBytes: number | 'auto';
+}
+
+/** The largest that `auto` tries: larger batches compute an example no faster, and make fewer steps. */
+const mostRows = 64;
+
+/**
+ * How many rows a batch has and how many layers are computed twice, where that was left open: rows first, layers only when
+ * rows alone do not fit. The batch that counts is the largest there can be, of the longest sentences.
+ *
+ * @param trainedWith the step with so many rows and layers
+ * @param lengths     of each sentence, in tokens
+ * @throws FewtuneError MEMORY_EXCEEDED when a limit was given that nothing fits into, with what would
+ */
+export function fitted(
+  trainedWith: (batchSize: number, recompute: number) => Trained,
+  lengths: readonly number[],
+  layers: number,
+  { batchSize, recompute, memoryBytes }: BatchChoices,
+): { batchSize: number; recompute: number } {
+  const fixedLayers = recompute === 'auto' ? 0 : layersOf(recompute, layers);
+  const open = batchSize === 'auto' || recompute === 'auto';
+  if (!open && memoryBytes === 'auto') return { batchSize, recompute: fixedLayers };
+  const limit = memoryBytes === 'auto' ? Math.floor(available() / 2) : memoryBytes;
+  const bytesOf = stepBytes(trainedWith, lengths);
+  const rows = batchSize === 'auto' ? fitBatchSize((size) => bytesOf(size, fixedLayers), limit, mostRows) : batchSize;
+  const twice =
+    recompute === 'auto' ? layersToRecompute((count) => bytesOf(rows ?? 1, count), limit, layers) : fixedLayers;
+  const fits = rows !== undefined || recompute === 'auto';
+  if (fits && twice !== undefined && bytesOf(rows ?? 1, twice) <= limit)
+    return { batchSize: rows ?? 1, recompute: twice };
+  throw new FewtuneError('MEMORY_EXCEEDED', shortage(bytesOf, limit, layers, rows ?? 1, twice ?? layers));
+}
+
+/** Layers by a word. */
+const layersOf = (recompute: 'none' | 'all' | number, layers: number): number =>
+  recompute === 'none' ? 0 : recompute === 'all' ? layers : Math.min(recompute, layers);
+
+/** Bytes that this process can still have, as far as the system says. */
+const available = (): number => process.availableMemory?.() ?? freemem();
+
+type BytesOf = (batchSize: number, recompute: number) => number;
+
+function stepBytes(
+  trainedWith: (batchSize: number, recompute: number) => Trained,
+  lengths: readonly number[],
+): BytesOf {
+  const longest = [...lengths].sort((a, b) => b - a);
+  const plans = new Map<number, readonly StepPlan[]>();
+  return (batchSize, recompute) => {
+    let known = plans.get(recompute);
+    if (!known) {
+      const trained = trainedWith(batchSize, recompute);
+      const stages = new Map(trained.stages.map((stage) => [`${stage.lowest} ${stage.from}`, stage]));
+      known = [...stages.values()].map((stage) => planStep(stepOptions(trained, stage)));
+      plans.set(recompute, known);
+    }
+    const rows = longest.slice(0, batchSize);
+    const sizes = { batch: rows.length, seq: rows[0] ?? 1, tokens: rows.reduce((sum, length) => sum + length, 0) };
+    return Math.max(...known.map((plan) => plan.memory(sizes).total));
+  };
+}
+
+function shortage(bytesOf: BytesOf, limit: number, layers: number, batchSize: number, recompute: number): string {
+  const shown = (bytes: number) => `${Math.ceil(bytes / 1e6)} MB`;
+  const needs = `a step of ${batchSize} rows needs about ${shown(bytesOf(batchSize, recompute))}, and ${shown(limit)} are allowed`;
+  const twice = layersToRecompute((count) => bytesOf(batchSize, count), limit, layers);
+  if (twice !== undefined) return `${needs}; recompute ${twice} would fit.`;
+  const rows = fitBatchSize((size) => bytesOf(size, layers), limit, batchSize);
+  if (rows !== undefined) return `${needs}; batchSize ${rows} with recompute "all" would fit.`;
+  return `${needs}; even one row needs ${shown(bytesOf(1, layers))}. Allow more, or take a smaller encoder.`;
+}
