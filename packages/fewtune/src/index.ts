@@ -219,7 +219,6 @@ export { version } from './version.js';
 export { describeData, describeReport } from './workflow/describe.js';
 export { type Evaluation, evaluate } from './workflow/evaluate.js';
 export type { TrainEvent, TrainStage } from './workflow/events.js';
-export { type FinetuneRun, type FinetuneTaskEvent, finetune } from './workflow/finetune.js';
 export {
   type FinetunedOnnx,
   type FinetuneEvent,
@@ -228,7 +227,8 @@ export {
   finetuneOnnx,
   type MergeReport,
 } from './workflow/finetune-onnx.js';
-export { type FinetuneOptions, finetuneDefaults } from './workflow/finetune-options.js';
+export { type FinetuneTaskEvent, type FinetuneTaskRun, finetuneTask } from './workflow/finetune-task.js';
+export { type FinetuneTaskOptions, finetuneTaskDefaults } from './workflow/finetune-task-options.js';
 export type { Forgotten } from './workflow/forget-class.js';
 export type { Learned, LearnOptions } from './workflow/learn-class.js';
 export { load } from './workflow/load.js';

@@ -12,7 +12,7 @@ import { ordinal } from '../methods/tune/tasks/ordinal.js';
 import { regression, type ValueScale } from '../methods/tune/tasks/regression.js';
 import { tokenRow } from '../methods/tune/tasks/token-words.js';
 import { findEntities, tokenClassification } from '../methods/tune/tasks/tokens.js';
-import type { FinetuneOptions } from './finetune-options.js';
+import type { FinetuneTaskOptions } from './finetune-task-options.js';
 import { type Answers, truthOf } from './task-answers.js';
 
 /** Labels from whose indices a task is made; the name of a value. */
@@ -24,7 +24,7 @@ export function taskOf(
   { texts, targets }: TaskDataset,
   names: readonly string[],
   tokenizer: Tokenizer,
-  loss: FinetuneOptions['loss'],
+  loss: FinetuneTaskOptions['loss'],
   scale?: ValueScale,
 ): Task & { readonly scale?: ValueScale } {
   switch (targets.kind) {

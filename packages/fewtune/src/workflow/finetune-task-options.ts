@@ -4,7 +4,7 @@ import { FewtuneError } from '../errors.js';
 import { type AdaptationName, adaptationOf } from '../methods/peft/adaptations.js';
 import type { TuneOptions } from '../methods/tune/options.js';
 
-export interface FinetuneOptions {
+export interface FinetuneTaskOptions {
   /** Which weights are trained; `lora`. */
   readonly method?: AdaptationName;
   /** Options of the method. */
@@ -30,7 +30,7 @@ export interface FinetuneOptions {
   readonly signal?: AbortSignal;
 }
 
-export const finetuneDefaults = {
+export const finetuneTaskDefaults = {
   method: 'lora',
   test: 0.2,
   validation: 0.1,
@@ -55,7 +55,7 @@ const schema = z.object({
 });
 
 /** @throws FewtuneError OPTION_INVALID */
-export function checkFinetuneOptions(options: FinetuneOptions, kind: TargetKind): void {
+export function checkFinetuneTaskOptions(options: FinetuneTaskOptions, kind: TargetKind): void {
   const parsed = schema.safeParse(options);
   if (!parsed.success) {
     const wrong = parsed.error.issues.map(({ path, message }) => `option ${path.join('.')}: ${message}`);

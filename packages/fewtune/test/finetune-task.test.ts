@@ -6,8 +6,8 @@ import * as ort from 'onnxruntime-node';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { createRandom } from '../src/data/random.js';
 import type { Targets, TaskDataset } from '../src/data/task-dataset.js';
-import { finetune } from '../src/workflow/finetune.js';
-import type { FinetuneOptions } from '../src/workflow/finetune-options.js';
+import { finetuneTask } from '../src/workflow/finetune-task.js';
+import type { FinetuneTaskOptions } from '../src/workflow/finetune-task-options.js';
 import { load } from '../src/workflow/load.js';
 import { loadTuned } from '../src/workflow/load-tuned.js';
 import type { TunedModel } from '../src/workflow/tuned-model.js';
@@ -72,8 +72,8 @@ beforeAll(async () => {
 afterAll(() => rm(root, { recursive: true, force: true }));
 
 const tuneFast = { epochs: 12, batchSize: 8, lr: 5e-3, warmup: 0 } as const;
-const run = (data: TaskDataset, options: FinetuneOptions = {}): Promise<TunedModel> =>
-  finetune(base, data, { method: 'full', tune: tuneFast, threads: 1, ...options }).result;
+const run = (data: TaskDataset, options: FinetuneTaskOptions = {}): Promise<TunedModel> =>
+  finetuneTask(base, data, { method: 'full', tune: tuneFast, threads: 1, ...options }).result;
 
 describe.each(Object.entries(sets))('%s', (kind, data) => {
   test('learns, is measured beside what needs no encoder, and opens elsewhere with the same answers', async () => {

@@ -14,29 +14,29 @@ import { version } from '../version.js';
 import { classifierReport } from './classifier-report.js';
 import { divideTask } from './divide-task.js';
 import {
-  checkFinetuneOptions,
-  type FinetuneOptions,
-  finetuneDefaults,
+  checkFinetuneTaskOptions,
+  type FinetuneTaskOptions,
+  finetuneTaskDefaults,
   plainSettings,
   tuneDefaults,
-} from './finetune-options.js';
+} from './finetune-task-options.js';
 import { measureAnswers, truthOf } from './task-answers.js';
 import { baselineAnswers } from './task-baselines.js';
 import { taskGraph } from './task-graph.js';
 import { answersOf, notesOf, outputsOf, taskOf, temperatureOf, thresholdsOf } from './task-of.js';
 import { TunedModel } from './tuned-model.js';
 
-export type FinetuneStage = 'load' | 'baselines' | 'tune' | 'evaluate';
+export type FinetuneTaskStage = 'load' | 'baselines' | 'tune' | 'evaluate';
 
 export interface FinetuneTaskEvent {
-  readonly stage: FinetuneStage;
+  readonly stage: FinetuneTaskStage;
   /** Of the whole run, 0..1, never falling; an estimate. */
   readonly fraction: number;
   readonly elapsedMs: number;
   readonly metrics: Readonly<Record<string, number | string>>;
 }
 
-export type FinetuneRun = Run<FinetuneTaskEvent, TunedModel>;
+export type FinetuneTaskRun = Run<FinetuneTaskEvent, TunedModel>;
 
 /**
  * Fine-tunes an encoder for a task, measures it on rows that no fit saw, beside what needs no encoder, and gives a model
@@ -48,16 +48,16 @@ export type FinetuneRun = Run<FinetuneTaskEvent, TunedModel>;
  *   TARGET_INVALID, LOSS_NOT_FINITE, INTERRUPTED
  * @example
  * const data = await readTask('reviews.csv', { task: 'ordinal', text: 'review', label: 'stars' });
- * const run = finetune('all-MiniLM-L6-v2', data);
+ * const run = finetuneTask('all-MiniLM-L6-v2', data);
  * for await (const { fraction, metrics } of run) console.log(fraction, metrics);
  * await using model = await run.result;
  * console.log(model.report.score); // { name: 'quadratic kappa', value, interval, others }
  */
-export function finetune(
+export function finetuneTask(
   base: string | Encoder | undefined,
   data: TaskDataset,
-  options: FinetuneOptions = {},
-): FinetuneRun {
+  options: FinetuneTaskOptions = {},
+): FinetuneTaskRun {
   return startRun((emit) =>
     learn(base, data, options, stages(emit)).catch((cause: unknown) => {
       // Whatever an abort made fail is an interruption, in whichever package it surfaced.
@@ -70,12 +70,12 @@ export function finetune(
 async function learn(
   base: string | Encoder | undefined,
   data: TaskDataset,
-  options: FinetuneOptions,
+  options: FinetuneTaskOptions,
   emit: Emit,
 ): Promise<TunedModel> {
   const started = performance.now();
-  checkFinetuneOptions(options, data.targets.kind);
-  const { method, test: share, validation, patience, baselines, seed } = { ...finetuneDefaults, ...options };
+  checkFinetuneTaskOptions(options, data.targets.kind);
+  const { method, test: share, validation, patience, baselines, seed } = { ...finetuneTaskDefaults, ...options };
   const { signal, threads } = options;
   const adapt = adaptationOf(method as AdaptationName, options.options as never);
   const names = outputsOf(data.targets);
@@ -173,10 +173,10 @@ async function learn(
   });
 }
 
-type Emit = (stage: FinetuneStage, within: number, metrics?: FinetuneTaskEvent['metrics']) => void;
+type Emit = (stage: FinetuneTaskStage, within: number, metrics?: FinetuneTaskEvent['metrics']) => void;
 
 /** Where each stage begins and ends within a run's fraction. */
-const spans: Readonly<Record<FinetuneStage, readonly [number, number]>> = {
+const spans: Readonly<Record<FinetuneTaskStage, readonly [number, number]>> = {
   load: [0, 0.02],
   baselines: [0.02, 0.05],
   tune: [0.05, 0.95],
