@@ -64,7 +64,7 @@ export function multiLabelScores(
 export const plainThreshold = 0.5;
 
 /** Positive rows a label needs for a threshold of its own: fewer, and it would fit their noise. */
-const fewestPositives = 5;
+const fewestPositives = 20;
 
 /**
  * For each label the threshold with the best F1 on these rows, halfway between the two probabilities it divides. Where
