@@ -219,6 +219,7 @@ export { version } from './version.js';
 export { describeData, describeReport } from './workflow/describe.js';
 export { type Evaluation, evaluate } from './workflow/evaluate.js';
 export type { TrainEvent, TrainStage } from './workflow/events.js';
+export { type Finetuned, type FinetuneOptions, finetune } from './workflow/finetune.js';
 export {
   type FinetunedOnnx,
   type FinetuneEvent,

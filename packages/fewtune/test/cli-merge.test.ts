@@ -6,9 +6,13 @@ import { loadEncoder, padBatch } from '@fewtune/models';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { readTable } from '../src/data/read-table.js';
 import { adaptEncoder } from '../src/methods/peft/adapter.js';
+import { AdapterServer } from '../src/methods/peft/adapter-server.js';
 import { readAdapter, writeAdapter } from '../src/methods/peft/peft-files.js';
+import { finetune } from '../src/workflow/finetune.js';
 import { finetuneOnnx } from '../src/workflow/finetune-onnx.js';
+import { load } from '../src/workflow/load.js';
 import { merge } from '../src/workflow/merge.js';
+import { readAdapters } from '../src/workflow/model-adapters.js';
 import { subjectRows, subjectTexts, writeOnnxBase } from './onnx-base.js';
 import { fewtune } from './run-cli.js';
 import { writeTinyEncoder } from './tiny-encoder.js';
@@ -100,6 +104,61 @@ test('an encoder: minus the adapter after plus the adapter is the base again', a
   const name = 'encoder.layer.0.attention.self.query.weight';
   const again = (await loadEncoder(at('back'))).weights[name]!.data as Float32Array;
   for (const [i, value] of (base.weights[name]!.data as Float32Array).entries()) expect(again[i]).toBeCloseTo(value, 6);
+});
+
+test('finetune of an encoder: the adapter merged into it gives the model that was written', async () => {
+  const args = ['--targets', 'query,value', '--lr', '0.02', '--epochs', '12', '--set', 'patience=none'];
+  const { code, stdout, stderr } = await run(
+    'finetune',
+    'encoder',
+    'subjects.csv',
+    ...args,
+    '--test',
+    'subjects.csv',
+    '--out',
+    'e',
+  );
+  expect(stderr).toContain('validation');
+  expect(code).toBe(0);
+  const document = JSON.parse(stdout);
+  expect(document).toMatchObject({
+    model: 'e',
+    adapter: join('e', 'adapters', 'tuned'),
+    base: 'encoder',
+    method: 'lora',
+    parameters: { adapter: 2 * 2 * 8 * 32, head: 3 * 32 + 3 },
+    merge: { merged: true, texts: 24, accuracyAfter: document.merge.accuracyBefore },
+  });
+  expect(document.merge.largestDifference).toBeLessThan(1e-5);
+  expect(document.metrics.accuracy).toBeGreaterThan(0.9);
+  const model = await load(at('e'));
+  const found = await model.predict(subjectTexts);
+  await model.dispose();
+  await using server = await AdapterServer.create(await loadEncoder(at('encoder')));
+  // Paths are ids of folders: the encoder of the run was named from where it ran.
+  for (const { name, adapter, head } of await readAdapters(at('e'))) server.add(name, adapter, head!);
+  const served = await server.predict(subjectTexts, 'tuned');
+  expect(served.map(({ label }) => label)).toEqual(found.map(({ label }) => label));
+  const {
+    model: whole,
+    adapter,
+    merge: report,
+  } = await finetune(at('encoder'), await readTable(at('subjects.csv')), {
+    method: 'full',
+    options: { epochs: 2 },
+  }).result;
+  expect(adapter).toBeUndefined();
+  expect(report.largestDifference).toBeLessThan(1e-5);
+  await whole.dispose();
+  const wrong = (options: object) => finetune(at('encoder'), data, options as never).result;
+  const data = await readTable(at('subjects.csv'));
+  await expect(wrong({ method: 'lorra' })).rejects.toMatchObject({
+    code: 'OPTION_INVALID',
+    message: /there are .*lora/,
+  });
+  await expect(wrong({ options: { ranc: 2 } })).rejects.toMatchObject({ code: 'OPTION_INVALID', message: /ranc/ });
+  await expect(wrong({ options: { targets: 'qery' } })).rejects.toMatchObject({ message: /"qery"; near are/ });
+  await expect(wrong({ options: { validation: 2 } })).rejects.toMatchObject({ message: /between 0 and 1/ });
 });
 
 test('for people: what was merged and what it changed', async () => {

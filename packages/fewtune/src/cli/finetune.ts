@@ -1,3 +1,4 @@
+import { existsSync } from 'node:fs';
 import { basename, extname, join } from 'node:path';
 import { Command } from 'commander';
 import { adaptersFolder } from '../artifact/adapter-names.js';
@@ -5,9 +6,12 @@ import { checkOutput } from '../artifact/folder.js';
 import { profile } from '../data/profile.js';
 import { readTable } from '../data/read-table.js';
 import { FewtuneError } from '../errors.js';
+import { type AdaptationName, adaptationOf, adaptations } from '../methods/peft/adaptations.js';
+import type { Run } from '../run.js';
 import { percent, printable } from '../text.js';
 import { describeData, describeReport } from '../workflow/describe.js';
-import { type FinetunedOnnx, finetuneOnnx, parseFinetuneOnnx } from '../workflow/finetune-onnx.js';
+import { type Finetuned, finetune, splitOptions } from '../workflow/finetune.js';
+import { type FinetunedOnnx, type FinetuneEvent, finetuneOnnx, parseFinetuneOnnx } from '../workflow/finetune-onnx.js';
 import { findOnnx } from '../workflow/onnx-text.js';
 import { assignment, integer, jsonOption, labelOption, positive, textOption, threadsOption } from './options.js';
 import { Progress } from './progress.js';
@@ -17,6 +21,7 @@ interface FinetuneFlags {
   text?: string;
   label?: string;
   test?: string;
+  method: string;
   targets?: string;
   rank?: number;
   epochs?: number;
@@ -34,11 +39,12 @@ interface FinetuneFlags {
 export function finetuneCommand(signal: AbortSignal): Command {
   return new Command('finetune')
     .description('Fine-tune a model that was trained elsewhere, and keep what was learned as an adapter too.')
-    .argument('<base>', '.onnx file or transformers.js folder')
+    .argument('<base>', 'Hub id or folder of an encoder, minilm, a .onnx file or a transformers.js folder')
     .argument('<data>', 'CSV, TSV, JSONL, JSON or Parquet file with a text and a label column')
     .addOption(textOption())
     .addOption(labelOption())
     .option('--test <file|fraction>', 'file to measure on, or fraction of the rows to put aside')
+    .option('--method <name>', `${Object.keys(adaptations).join(', ')}; in ONNX models lora`, 'lora')
     .option(
       '--targets <names>',
       'layers, weights or nodes to adapt: names, ends of names, patterns; default: all-linear',
@@ -57,20 +63,19 @@ export function finetuneCommand(signal: AbortSignal): Command {
     .action(async (base: string, file: string, flags: FinetuneFlags) => {
       const out = flags.out ?? join('models', basename(file, extname(file)));
       const options = optionsOf(flags);
-      parseFinetuneOnnx(options);
-      if ((await findOnnx(base)) === undefined) {
-        throw new FewtuneError(
-          'MODEL_NOT_FOUND',
-          `${base}: there is no ONNX model. Give a .onnx file or a transformers.js folder; \`fewtune train --encoder\` fine-tunes an encoder.`,
-        );
-      }
+      const onnx = await isOnnx(base);
+      if (onnx) checkOnnx(flags, options);
+      else checkEncoder(flags, options);
       await checkOutput(out); // before any work is done
       const columns = { text: flags.text, label: flags.label, signal };
       const data = await readTable(file, columns);
       const test = await testFrom(flags.test, columns);
       if (!flags.json) process.stdout.write(`${describeData(profile(data))}\n\n`);
       const { name, tokenizer, output, seed, threads } = flags;
-      const run = finetuneOnnx(base, data, { options, test, name, tokenizer, output, seed, threads, signal });
+      const shared = { options, test, name, seed, threads, signal };
+      const run: Run<FinetuneEvent, Tuned> = onnx
+        ? finetuneOnnx(base, data, { ...shared, tokenizer, output })
+        : finetune(base, data, { ...shared, method: flags.method as AdaptationName });
       const progress = new Progress();
       try {
         for await (const event of run) progress.show(event);
@@ -79,14 +84,35 @@ export function finetuneCommand(signal: AbortSignal): Command {
       }
       const tuned = await run.result;
       await tuned.model.save(out, { signal });
-      const adapter = join(out, adaptersFolder, name);
+      const adapter = tuned.adapter ? join(out, adaptersFolder, name) : null;
       process.stdout.write(
         flags.json
           ? `${JSON.stringify(documentOf(tuned, out, adapter))}\n`
-          : `${describe(tuned)}\nsaved     ${out}\nadapter   ${adapter}\n`,
+          : `${describe(tuned)}\nsaved     ${out}\n${adapter ? `adapter   ${adapter}\n` : ''}`,
       );
       await tuned.model.dispose();
     });
+}
+
+/** What both ways give. */
+type Tuned = FinetunedOnnx | Finetuned;
+
+/** A folder with a checkpoint is an encoder, whatever else it holds. */
+async function isOnnx(base: string): Promise<boolean> {
+  return !existsSync(join(base, 'model.safetensors')) && (await findOnnx(base)) !== undefined;
+}
+
+function checkOnnx({ method }: FinetuneFlags, options: Record<string, unknown>): void {
+  parseFinetuneOnnx(options);
+  if (method !== 'lora')
+    throw new FewtuneError('OPTION_INVALID', `--method ${method}: an ONNX model is fine-tuned by lora.`);
+}
+
+function checkEncoder({ method, tokenizer, output }: FinetuneFlags, options: Record<string, unknown>): void {
+  const { own } = splitOptions(method, options);
+  adaptationOf(method as AdaptationName, own);
+  const foreign = Object.entries({ tokenizer, output }).find(([, value]) => value !== undefined)?.[0];
+  if (foreign) throw new FewtuneError('OPTION_INVALID', `--${foreign} is for ONNX models; an encoder brings its own.`);
 }
 
 /** Flags that are options of the training too; given twice is an error. */
@@ -103,7 +129,8 @@ function optionsOf({ targets, rank, epochs, lr, set = {} }: FinetuneFlags): Reco
 }
 
 /** The document of `finetune --json`. */
-function documentOf({ model, merge, parameters }: FinetunedOnnx, out: string, adapter: string) {
+function documentOf({ model, merge, ...tuned }: Tuned, out: string, adapter: string | null) {
+  const parameters = parametersOf(tuned.parameters);
   const { method, encoder, trainingData, seconds, metrics, evaluatedOn } = model.report;
   return {
     model: out,
@@ -121,11 +148,16 @@ function documentOf({ model, merge, parameters }: FinetunedOnnx, out: string, ad
   };
 }
 
-function describe({ model, merge, parameters }: FinetunedOnnx): string {
-  const { adapter, head, total } = parameters;
+function parametersOf(given: Tuned['parameters']): FinetunedOnnx['parameters'] {
+  if (!('trainableBody' in given)) return given;
+  return { total: given.total, adapter: given.trainableBody, head: given.trainableHead };
+}
+
+function describe({ model, merge, parameters }: Tuned): string {
+  const { adapter, head, total } = parametersOf(parameters);
   const lines = [
     describeReport(model.report),
-    `weights   ${adapter} of the adapter${head > 0 ? ` and ${head} of the head` : ''} were trained, ${percent((adapter + head) / total)} of ${total}`,
+    `weights   ${adapter} of the body${head > 0 ? ` and ${head} of the head` : ''} were trained, ${percent((adapter + head) / total)} of ${total}`,
     `merged    ${merge.merged ? '' : 'no: adapters stay nodes beside weights that are quantised or used twice; '}logits differ by at most ` +
       `${merge.largestDifference.toExponential(1)} on ${merge.texts} texts; right ${percent(merge.accuracyBefore)} before, ${percent(merge.accuracyAfter)} after`,
   ];

@@ -297,7 +297,12 @@ function labelsFor(
  *
  * @throws FewtuneError CLASS_TOO_SMALL
  */
-function holdOut(all: Labelled, share: number, seed: number, source: string): { learned: Labelled; held: Labelled } {
+export function holdOut(
+  all: Labelled,
+  share: number,
+  seed: number,
+  source: string,
+): { learned: Labelled; held: Labelled } {
   const { train, test } = stratifiedSplit(all.labels, share, seed);
   if (test.length > 0) return { learned: pick(all, [...train]), held: pick(all, [...test]) };
   throw new FewtuneError(
@@ -452,7 +457,7 @@ function packOnnx(
 }
 
 /** Differences of uncalibrated logits, and how many rows are right by each. */
-function compareLogits(
+export function compareLogits(
   before: Float32Array,
   after: Float32Array,
   temperature: number,

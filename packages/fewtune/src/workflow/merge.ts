@@ -162,7 +162,7 @@ async function encoderAccuracies(
 }
 
 /** Logits [texts, labels] of a head on the pooled states, which are not normalised. */
-async function headLogits(
+export async function headLogits(
   encoder: Encoder,
   { weight, bias, labels }: LabelledHead,
   texts: readonly string[],

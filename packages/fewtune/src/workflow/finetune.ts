@@ -1,0 +1,266 @@
+import { basename } from 'node:path';
+import { hostTensor, linear } from '@fewtune/engine';
+import { type Encoder, encodeWith, pool } from '@fewtune/models';
+import { checkAdapterName } from '../artifact/adapter-names.js';
+import type { ModelReport } from '../artifact/classifier.js';
+import type { ClassifierGraph } from '../artifact/graph.js';
+import type { LinearHead } from '../artifact/linear-head.js';
+import { packModel } from '../artifact/pack.js';
+import { ClassifierSession } from '../artifact/session.js';
+import { requireTrainable, type TextDataset } from '../data/dataset.js';
+import { FewtuneError } from '../errors.js';
+import { fitTemperature } from '../evaluation/calibration.js';
+import { type AdaptationName, adaptationOf, adaptations } from '../methods/peft/adaptations.js';
+import type { Adapter } from '../methods/peft/adapter.js';
+import { besideEncoder } from '../methods/peft/merge.js';
+import { adapterFolderFiles } from '../methods/peft/model-adapters.js';
+import type { ParameterReport } from '../methods/tune/report.js';
+import { classification } from '../methods/tune/tasks/classification.js';
+import { tune } from '../methods/tune/tune.js';
+import { type Run, startRun } from '../run.js';
+import { version } from '../version.js';
+import { compareLogits, type FinetuneEvent, holdOut, type MergeReport } from './finetune-onnx.js';
+import { divide } from './hold-out.js';
+import { metricsOf } from './measure.js';
+import { encoderNamed, headLogits } from './merge.js';
+import { fingerprintOf } from './train.js';
+import { TrainedModel } from './trained-model.js';
+
+export interface FinetuneOptions {
+  /** Which weights are trained, and how; `lora`. */
+  readonly method?: AdaptationName;
+  /**
+   * Of the method, of `tune` (epochs 5, lr 5e-4 or 1e-4 for `full`, …), `validation` (the share of every class that is held
+   * back, 0.2) and `patience` (looks at it without a lower loss before the end, 3, or `none`).
+   */
+  readonly options?: Readonly<Record<string, unknown>>;
+  /** Rows to measure on: another dataset, or the fraction of the rows (of every class) that is put aside. */
+  readonly test?: TextDataset | number;
+  /** What the adapter is called in the model folder; `tuned`. */
+  readonly name?: string;
+  /** Default 7. */
+  readonly seed?: number;
+  readonly threads?: number;
+  readonly signal?: AbortSignal;
+}
+
+export interface Finetuned {
+  /** Runs what is written; `save` writes the model folder, with the adapter in `adapters/<name>`. */
+  readonly model: TrainedModel;
+  /** Absent where the method has none (`full`, `bitfit`). */
+  readonly adapter?: Adapter;
+  readonly head: LinearHead;
+  readonly merge: MergeReport;
+  readonly parameters: ParameterReport;
+}
+
+/** Options that are `tune`'s; the others are the method's. */
+const ofTuning = [
+  'epochs',
+  'batchSize',
+  'accumulate',
+  'groupByLength',
+  'lr',
+  'headLr',
+  'schedule',
+  'warmup',
+  'weightDecay',
+  'clipNorm',
+  'tokenDropout',
+  'precision',
+  'recompute',
+  'rateHalvings',
+] as const;
+
+/**
+ * Fine-tunes an encoder with a head on labelled texts, one label each: `tune`, measured and as a model folder.
+ *
+ * @param base a Hub id, a folder, `minilm` for the embedded encoder, or an encoder
+ * @throws (through `result` and through iteration) FewtuneError OPTION_INVALID, CLASS_SINGLE, CLASS_TOO_SMALL, LABEL_UNKNOWN,
+ *   LOSS_NOT_FINITE, INTERRUPTED; ModelError of an encoder that is not there
+ * @example
+ * const run = finetune('minilm', await readTable('tickets.csv'), { method: 'lora', options: { rank: 16 } });
+ * const { model, adapter } = await run.result;
+ * await model.save('models/tickets');
+ */
+export function finetune(
+  base: string | Encoder,
+  data: TextDataset,
+  options: FinetuneOptions = {},
+): Run<FinetuneEvent, Finetuned> {
+  return startRun((emit) => {
+    const started = performance.now();
+    return work(base, data, options, (stage, fraction, metrics = {}) =>
+      emit({ stage, fraction, elapsedMs: performance.now() - started, metrics }),
+    );
+  });
+}
+
+type Show = (stage: FinetuneEvent['stage'], fraction: number, metrics?: FinetuneEvent['metrics']) => void;
+
+async function work(
+  base: string | Encoder,
+  data: TextDataset,
+  options: FinetuneOptions,
+  show: Show,
+): Promise<Finetuned> {
+  const started = performance.now();
+  const { method = 'lora', seed = 7, threads, signal, name = 'tuned' } = options;
+  checkAdapterName(name);
+  const { tuning, own, validation, patience } = splitOptions(method, options.options ?? {});
+  const adapt = adaptationOf(method, own);
+  requireTrainable(data);
+  const encoder = typeof base === 'string' ? await encoderNamed(base, signal) : base;
+  const { learned: all, test } = divide(data, options.test, seed);
+  const { learned, held } = holdOut(all, validation, seed, data.source);
+  const { classes } = learned;
+  show('read', 0.01, { examples: learned.texts.length, classes: classes.length });
+  const on = { examples: { texts: held.texts }, task: classification(held.labels, classes) };
+  const tuned = await tune(
+    encoder,
+    { texts: learned.texts },
+    classification(learned.labels, classes),
+    adapt,
+    { ...tuning, validation: { on, ...(patience !== 'none' && { patience }) } },
+    {
+      seed,
+      threads,
+      signal,
+      onProgress({ step, steps, epoch, loss, lr, look, warning }) {
+        const looked = look && { validation: look.score.value, validationLoss: look.loss };
+        show('fit', 0.02 + (0.9 * step) / steps, warning ? { warning } : { epoch, loss, lr, ...looked });
+      },
+    },
+  );
+  try {
+    const head = headOf(tuned.head);
+    const heldLogits = await tuned.logits(held.texts, { signal });
+    const temperature = fitTemperature(heldLogits, held.labels, classes.length);
+    const { adapter } = tuned;
+    const packed = new Map([
+      ...packModel(graphOf(tuned.encoder(), head), classes, temperature),
+      ...(adapter ? adapterFolderFiles(name, adapter, { ...head, labels: classes }) : []),
+    ]);
+    const session = await ClassifierSession.open(packed, { threads });
+    show('evaluate', 0.95);
+    const measured = test ?? held;
+    const after = await session.logits(measured.texts, { signal });
+    const mergeable = adapter !== undefined && !tuned.encoder().addition;
+    const before = mergeable
+      ? await headLogits(besideEncoder(encoder, adapter), { ...head, labels: classes }, measured.texts, {
+          threads,
+          signal,
+        })
+      : await tuned.logits(measured.texts, { signal });
+    const merge = { merged: true, ...compareLogits(before, after, temperature, measured.labels, classes.length) };
+    const { report: parameters, history } = tuned;
+    const report: ModelReport = {
+      schemaVersion: 1,
+      task: 'text-classification',
+      library: { name: 'fewtune', version },
+      created: new Date().toISOString(),
+      method: {
+        name: method,
+        options: { ...own, ...tuning, validation, patience },
+        details: {
+          steps: history.steps.length,
+          ...(history.kept && { keptEpoch: history.kept.epoch }),
+          adapterParameters: parameters.trainableBody,
+          headParameters: parameters.trainableHead,
+          totalParameters: parameters.total,
+          largestMergeDifference: merge.largestDifference,
+        },
+      },
+      encoder: {
+        id: encoder.id,
+        ...(encoder.revision && { revision: encoder.revision }),
+        fingerprint: encoder.fingerprint,
+      },
+      preprocessing: { maxLength: session.tokenizer.maxLength, padId: session.tokenizer.padId },
+      labels: [...classes],
+      temperature,
+      trainingData: {
+        source: basename(data.source),
+        fingerprint: fingerprintOf(learned),
+        examples: learned.texts.length,
+        classes: classes.length,
+        repairs: data.repairs.map(({ kind, count, remedy }) => ({ kind, count, remedy })),
+      },
+      seed,
+      seconds: (performance.now() - started) / 1000,
+      metrics: metricsOf(after, measured.labels, classes.length, seed),
+      evaluatedOn: {
+        kind: 'test',
+        examples: measured.texts.length,
+        how: test
+          ? `${test.how} The weights and the temperature were chosen on ${held.texts.length} of the training rows.`
+          : `${held.texts.length} rows that were not learned from, but that the weights and the temperature were chosen on: ` +
+            'slightly optimistic. Give --test for rows that nothing was chosen on.',
+      },
+      advice: { requested: method, chosen: method, rule: 'Named, not chosen.', tried: [], skipped: [] },
+    };
+    show('evaluate', 1, { accuracy: report.metrics.accuracy });
+    const model = new TrainedModel({ report, session }, async () => packed);
+    return { model, ...(adapter && { adapter }), head, merge, parameters };
+  } finally {
+    await tuned.dispose();
+  }
+}
+
+/** @throws FewtuneError OPTION_INVALID */
+export function splitOptions(method: string, given: Readonly<Record<string, unknown>>) {
+  if (!Object.hasOwn(adaptations, method)) {
+    throw new FewtuneError(
+      'OPTION_INVALID',
+      `no way of fine-tuning is named "${method}"; there are ${Object.keys(adaptations).join(', ')}.`,
+    );
+  }
+  const { validation = 0.2, patience = 3, ...rest } = given;
+  if (!(typeof validation === 'number' && validation > 0 && validation < 1)) {
+    throw new FewtuneError(
+      'OPTION_INVALID',
+      `validation: ${JSON.stringify(validation)}; give a share between 0 and 1.`,
+    );
+  }
+  if (patience !== 'none' && !(Number.isInteger(patience) && (patience as number) > 0)) {
+    throw new FewtuneError(
+      'OPTION_INVALID',
+      `patience: ${JSON.stringify(patience)}; give a whole number above 0, or none.`,
+    );
+  }
+  const isTuning = (key: string) => (ofTuning as readonly string[]).includes(key);
+  const part = (wanted: boolean) =>
+    Object.fromEntries(Object.entries(rest).filter(([key]) => isTuning(key) === wanted));
+  return {
+    tuning: { epochs: 5, lr: method === 'full' ? 1e-4 : 5e-4, ...part(true) },
+    own: part(false) as Record<string, never>,
+    validation,
+    patience: patience as number | 'none',
+  };
+}
+
+function headOf(head: Readonly<Record<string, { readonly data: unknown }>>): LinearHead {
+  return {
+    weight: head['classifier.weight']!.data as Float32Array,
+    bias: head['classifier.bias']!.data as Float32Array,
+  };
+}
+
+/** The head that was trained along reads pooled states as they are. */
+function graphOf(encoder: Encoder, head: LinearHead): ClassifierGraph {
+  const classes = head.bias.length;
+  return {
+    tokenizer: { files: encoder.tokenizer.files },
+    modelType: String(encoder.config.model_type),
+    config: encoder.config,
+    weights: {
+      ...encoder.weights,
+      'classifier.weight': hostTensor('float32', [classes, encoder.hidden], head.weight),
+      'classifier.bias': hostTensor('float32', [classes], head.bias),
+    },
+    forward(weights, inputs) {
+      const states = pool(encodeWith(encoder, weights, inputs), inputs.attentionMask, encoder.pooling);
+      return { logits: linear(states, weights['classifier.weight']!, weights['classifier.bias']!) };
+    },
+  };
+}
