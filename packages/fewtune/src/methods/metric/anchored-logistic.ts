@@ -80,9 +80,18 @@ export function anchoredLogistic(rows: SoftRows, anchor: Float32Array, strength:
 function symmetricProduct(matrix: Float64Array, x: Float64Array, n: number, columns: number): Float64Array {
   const out = new Float64Array(x.length);
   for (let i = 0; i < n; i++) {
-    for (let k = 0; k < n; k++) {
+    const to = i * columns;
+    let k = 0;
+    // Four rows at a time: each sum is read and written once for them.
+    for (; k + 4 <= n; k += 4) {
+      const [p, q, r, t] = [k * columns, (k + 1) * columns, (k + 2) * columns, (k + 3) * columns];
+      const at = i * n + k;
+      const [v, w, y, z] = [matrix[at]!, matrix[at + 1]!, matrix[at + 2]!, matrix[at + 3]!];
+      for (let c = 0; c < columns; c++) out[to + c]! += v * x[p + c]! + w * x[q + c]! + y * x[r + c]! + z * x[t + c]!;
+    }
+    for (; k < n; k++) {
       const value = matrix[i * n + k]!;
-      for (let c = 0; c < columns; c++) out[i * columns + c]! += value * x[k * columns + c]!;
+      for (let c = 0; c < columns; c++) out[to + c]! += value * x[k * columns + c]!;
     }
   }
   return out;
