@@ -127,7 +127,7 @@ describe('reassignment', () => {
     const first = at('estimated', 1);
     expect([...first]).toEqual([...at(0.1, 1)]);
     const wrong = noisy.labels.reduce((sum, label, i) => sum + 1 - first[i * 3 + label]!, 0) / noisy.labels.length;
-    const rate = (0.5 * 0.1 + wrong) / 1.5;
+    const rate = (0.25 * 0.1 + wrong) / 1.25;
     const second = at('estimated', 2);
     const told = at(0.1, 2); // the same cosines, another rate: odds differ by a factor alone
     const odds = (r: number) => (1 - r) / (r / 2);

@@ -46,7 +46,7 @@ export interface AttentionPrototypeOptions {
 /** Chosen on the training classes of CLINC150's and Banking77's folds (`docs/heads.md`). */
 export const attentionDefaults: Required<AttentionPrototypeOptions> = {
   attention: 'reassign',
-  sharpness: 14,
+  sharpness: 12,
   mislabelled: 'estimated',
   iterations: 5,
   attentionTemperature: 0.05,

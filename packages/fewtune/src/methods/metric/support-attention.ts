@@ -63,9 +63,9 @@ export interface ReassignmentOptions {
   readonly iterations: number;
 }
 
-/** An estimated ε begins here, and is drawn towards it as if half as many rows as there are had said so. */
+/** An estimated ε begins here, and is drawn towards it as if a quarter as many rows as there are had said so. */
 const PRIOR_RATE = 0.1;
-const PRIOR_WEIGHT = 0.5;
+const PRIOR_WEIGHT = 0.25;
 /** Beyond it labels would say less than none. */
 const MOST_WRONG = 0.5;
 
