@@ -25,7 +25,7 @@ import { type Labelled, readLabelled } from '../lib/table-file.js';
 import { batchRows } from './fewshot/batch-queries.js';
 import { SHOTS, share } from './fewshot/feature-tasks.js';
 import { headRows } from './fewshot/heads.js';
-import { latentSemantic, latentSemanticScore, type TextTask } from './fewshot/latent-semantic.js';
+import { type LatentSemantic, latentSemantic, latentSemanticScore, type TextTask } from './fewshot/latent-semantic.js';
 import { textMamlRows } from './fewshot/text-maml.js';
 import { type MetaSource, textMetaRows } from './fewshot/text-meta.js';
 
@@ -75,7 +75,11 @@ export const fewshot: Benchmark = {
       const { name, datasets: folds } = source;
       const shapes = { name, folds, ways: quick ? [5] : headWays[name]! };
       if (wants('floors')) {
-        for (const ways of source.ways) rows.push(...(await measured(source, ways, quick, encoder, features)));
+        const words: Words = {
+          pool: latentSemantic(source.pool),
+          trained: source.datasets.map(({ train }) => latentSemantic(train.texts)),
+        };
+        for (const ways of source.ways) rows.push(...(await measured(source, ways, quick, encoder, features, words)));
         if (!quick) rows.push(...(await distances(source, features)));
       }
       if (wants('heads')) rows.push(...(await headRows(shapes, features, quick)));
@@ -148,28 +152,37 @@ interface Scores {
   readonly [method: string]: number;
 }
 
+/** Latent semantic analyses: of every sentence, and of each fold's training classes. */
+interface Words {
+  readonly pool: LatentSemantic;
+  readonly trained: readonly LatentSemantic[];
+}
+
 async function measured(
   source: Source,
   ways: number,
   quick: boolean,
   encoder: Encoder,
   features: CachedFeatures,
+  words: Words,
 ): Promise<Row[]> {
   const perFold = quick ? 20 : ways === 5 ? 600 : 40;
   // The floors that are fitted by iteration run on fewer episodes of the same draw.
   const floorEpisodes = quick ? 3 : ways === 5 ? 40 : 4;
   const scores: Scores[] = [];
-  const pool = latentSemantic(source.pool);
-  for (const [index, { train, test }] of source.datasets.entries()) {
+  for (const [index, { test }] of source.datasets.entries()) {
     const { labels, classes: classNames } = test;
     const shape = { ways, shots: SHOTS, queries: QUERIES };
     const sampler = episodeSampler({ labels, classNames, shape, seed: index + 1 });
-    const trained = latentSemantic(train.texts);
+    const trained = words.trained[index]!;
     for (const [number, episode] of [...sampler.episodes(perFold)].entries()) {
       const task = taskOf(test, episode);
       const floors = number < floorEpisodes ? await floorScores(task, encoder, features) : {};
-      const words = { [lsaTrained]: latentSemanticScore(trained, task), [lsaPool]: latentSemanticScore(pool, task) };
-      scores.push({ ...(await prototypeScores(task, features)), ...words, ...floors });
+      const counted = {
+        [lsaTrained]: latentSemanticScore(trained, task),
+        [lsaPool]: latentSemanticScore(words.pool, task),
+      };
+      scores.push({ ...(await prototypeScores(task, features)), ...counted, ...floors });
     }
     say(`${source.name} ${ways}-way, fold ${index + 1}: ${perFold} episodes`);
   }
