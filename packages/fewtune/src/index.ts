@@ -199,9 +199,11 @@ export {
 export type { LabelledHead } from './methods/peft/model-adapters.js';
 export { adapterFiles, adapterFromFiles, readAdapter, writeAdapter } from './methods/peft/peft-files.js';
 export { methods, parseOptions } from './methods/registry.js';
+export type { ActivationCacheOptions } from './methods/tune/activation-cache.js';
 export type { Look, TunedStep } from './methods/tune/best-weights.js';
 export type { TuneExamples } from './methods/tune/examples.js';
 export type { TuneOptions, TuneSchedule, Validation } from './methods/tune/options.js';
+export { describePlan, planTuning, type TuningPlan } from './methods/tune/plan.js';
 export { lrRangeTest, type RangeTest, type RangeTestOptions } from './methods/tune/range-test.js';
 export type { RatePoint } from './methods/tune/rate-curve.js';
 export type { ParameterReport } from './methods/tune/report.js';

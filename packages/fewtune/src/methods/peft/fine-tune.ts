@@ -166,7 +166,7 @@ export async function estimatePasses(
 const speeds = new Map<number | undefined, Promise<number>>();
 
 /** `measureMatrixSpeed`, once a process: two methods must not be told apart by the noise of two measurements. */
-function matrixSpeed(threads?: number): Promise<number> {
+export function matrixSpeed(threads?: number): Promise<number> {
   const known = speeds.get(threads) ?? measureMatrixSpeed(threads);
   speeds.set(threads, known);
   return known;

@@ -38,7 +38,8 @@ interface CacheContext {
 
 /** Tokens of one batch, as in `SentenceEmbedder`. */
 const tokensPerBatch = 768;
-const defaultMemory = 512 * 2 ** 20;
+/** What may stand in memory. */
+export const defaultMemory = 512 * 2 ** 20;
 
 /** Where a sentence's states stand, counted in tokens. */
 interface Place {

@@ -49,8 +49,12 @@ describe('what is left open is chosen by memory', () => {
   test('a limit that nothing fits into is an error before anything runs, with what would fit', async () => {
     const limit = (await bytesOf(64, 0)) - 1000;
     const of = (batchSize: number, memoryBytes: number) => chosen({ batchSize, memoryBytes });
-    await expect(of(64, limit)).rejects.toThrow(/a step of 64 rows needs about .* recompute 1 would fit/);
-    await expect(of(64, (await bytesOf(16, 2)) + 1000)).rejects.toThrow(/batchSize 16 with recompute "all" would fit/);
+    await expect(of(64, limit)).rejects.toThrow(
+      /a step of 64 rows needs about .* Would fit: recompute 1; batchSize 32 with accumulate 2 \(the same step\)/,
+    );
+    await expect(of(64, (await bytesOf(16, 2)) + 1000)).rejects.toThrow(
+      /batchSize 16 with accumulate 4 \(the same step\) and recompute "all"/,
+    );
     await expect(of(64, 1000)).rejects.toThrow(/even one row needs .* MB/);
     expect(await of(32, limit)).toMatchObject({ batchSize: 32 });
   });

@@ -20,26 +20,31 @@ const mostRows = 64;
  *
  * @param trainedWith the step with so many rows and layers
  * @param lengths     of each sentence, in tokens
- * @throws FewtuneError MEMORY_EXCEEDED when a limit was given that nothing fits into, with what would
+ * @param lora        the step of LoRA in the place of full fine-tuning, where that is another way
+ * @throws FewtuneError MEMORY_EXCEEDED when it does not fit into what is allowed, or free; with what would
  */
 export function fitted(
   trainedWith: (batchSize: number, recompute: number) => Trained,
   lengths: readonly number[],
   layers: number,
   { batchSize, recompute, memoryBytes }: BatchChoices,
+  lora?: () => Trained,
 ): { batchSize: number; recompute: number } {
   const fixedLayers = recompute === 'auto' ? 0 : layersOf(recompute, layers);
   const open = batchSize === 'auto' || recompute === 'auto';
-  if (!open && memoryBytes === 'auto') return { batchSize, recompute: fixedLayers };
-  const limit = memoryBytes === 'auto' ? Math.floor(available() / 2) : memoryBytes;
   const bytesOf = stepBytes(trainedWith, lengths);
+  // What is left open leaves half to others; what is asked for may have all.
+  const limit = memoryBytes !== 'auto' ? memoryBytes : open ? Math.floor(available() / 2) : available();
   const rows = batchSize === 'auto' ? fitBatchSize((size) => bytesOf(size, fixedLayers), limit, mostRows) : batchSize;
   const twice =
     recompute === 'auto' ? layersToRecompute((count) => bytesOf(rows ?? 1, count), limit, layers) : fixedLayers;
   const fits = rows !== undefined || recompute === 'auto';
   if (fits && twice !== undefined && bytesOf(rows ?? 1, twice) <= limit)
     return { batchSize: rows ?? 1, recompute: twice };
-  throw new FewtuneError('MEMORY_EXCEEDED', shortage(bytesOf, limit, layers, rows ?? 1, twice ?? layers));
+  throw new FewtuneError(
+    'MEMORY_EXCEEDED',
+    shortage(bytesOf, limit, layers, { batchSize: rows ?? 1, recompute: twice ?? layers }, lora, lengths),
+  );
 }
 
 /** Layers by a word. */
@@ -55,7 +60,6 @@ function stepBytes(
   trainedWith: (batchSize: number, recompute: number) => Trained,
   lengths: readonly number[],
 ): BytesOf {
-  const longest = [...lengths].sort((a, b) => b - a);
   const plans = new Map<number, readonly StepPlan[]>();
   return (batchSize, recompute) => {
     let known = plans.get(recompute);
@@ -65,18 +69,40 @@ function stepBytes(
       known = [...stages.values()].map((stage) => planStep(stepOptions(trained, stage)));
       plans.set(recompute, known);
     }
-    const rows = longest.slice(0, batchSize);
-    const sizes = { batch: rows.length, seq: rows[0] ?? 1, tokens: rows.reduce((sum, length) => sum + length, 0) };
+    const sizes = longestBatch(lengths, batchSize);
     return Math.max(...known.map((plan) => plan.memory(sizes).total));
   };
 }
 
-function shortage(bytesOf: BytesOf, limit: number, layers: number, batchSize: number, recompute: number): string {
+/** Sizes of the largest batch there can be, of the longest sentences. */
+export function longestBatch(
+  lengths: readonly number[],
+  batchSize: number,
+): { batch: number; seq: number; tokens: number } {
+  const rows = [...lengths].sort((a, b) => b - a).slice(0, batchSize);
+  return { batch: rows.length, seq: rows[0] ?? 1, tokens: rows.reduce((sum, length) => sum + length, 0) };
+}
+
+/** What is needed, what is allowed, and every single change that would do. */
+function shortage(
+  bytesOf: BytesOf,
+  limit: number,
+  layers: number,
+  { batchSize, recompute }: { batchSize: number; recompute: number },
+  lora: (() => Trained) | undefined,
+  lengths: readonly number[],
+): string {
   const shown = (bytes: number) => `${Math.ceil(bytes / 1e6)} MB`;
   const needs = `a step of ${batchSize} rows needs about ${shown(bytesOf(batchSize, recompute))}, and ${shown(limit)} are allowed`;
+  const fits: string[] = [];
   const twice = layersToRecompute((count) => bytesOf(batchSize, count), limit, layers);
-  if (twice !== undefined) return `${needs}; recompute ${twice} would fit.`;
-  const rows = fitBatchSize((size) => bytesOf(size, layers), limit, batchSize);
-  if (rows !== undefined) return `${needs}; batchSize ${rows} with recompute "all" would fit.`;
+  if (twice !== undefined) fits.push(`recompute ${twice}`);
+  const smaller = fitBatchSize((size) => bytesOf(size, recompute), limit, batchSize) ?? 0;
+  const batch = (size: number) => `batchSize ${size} with accumulate ${Math.ceil(batchSize / size)} (the same step)`;
+  if (smaller > 0) fits.push(batch(smaller));
+  const both = twice === undefined ? (fitBatchSize((size) => bytesOf(size, layers), limit, batchSize) ?? 0) : 0;
+  if (both > smaller) fits.push(`${batch(both)} and recompute "all"`);
+  if (lora && stepBytes(lora, lengths)(batchSize, 0) <= limit) fits.push('lora instead of full');
+  if (fits.length > 0) return `${needs}. Would fit: ${fits.join('; ')}.`;
   return `${needs}; even one row needs ${shown(bytesOf(1, layers))}. Allow more, or take a smaller encoder.`;
 }

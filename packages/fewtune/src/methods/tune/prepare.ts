@@ -1,8 +1,11 @@
+import type { Named, Tensor } from '@fewtune/engine';
 import type { Encoder } from '@fewtune/models';
 import { createRandom } from '../../data/random.js';
 import { FewtuneError } from '../../errors.js';
-import { type Adapt, withoutPooler } from '../peft/adaptation.js';
+import { type Adapt, type Adaptation, withoutPooler } from '../peft/adaptation.js';
+import { applyAdapter } from '../peft/adapter.js';
 import { dropTokens } from '../peft/contrastive-stage.js';
+import { startLora } from '../peft/lora-start.js';
 import { lowestTrained, type Stage, stagesOf } from '../peft/trained-layers.js';
 import { ActivationCache } from './activation-cache.js';
 import { epochBatches, stepsOf } from './batches.js';
@@ -76,6 +79,9 @@ export async function prepare(
     train.ids.map(({ length }) => length),
     encoder.layers,
     { ...choices, ...known, memoryBytes },
+    Object.keys(adaptation.frozen).length === 0
+      ? () => ({ ...trainedWith({ ...choices, lr, batchSize: 1, recompute: 0 }), adaptation: startOfLora(weights) })
+      : undefined,
   );
   const trained = trainedWith({ ...choices, lr, batchSize, recompute });
   const cached = stages[0]!.from;
@@ -104,6 +110,13 @@ export async function prepare(
     batches: epochsOf({ ...train, ids: adaptation.ids }, trained.settings, seed),
     dispose: async () => (await opened?.catch(() => undefined))?.dispose(),
   };
+}
+
+/** LoRA as far as a plan needs it. */
+function startOfLora(weights: Encoder['weights']): Adaptation {
+  const { adapter, base } = startLora(weights, { rank: 8, alpha: 16, targets: 'all-linear' }, createRandom(1));
+  const linear = (params: Named<Tensor>) => applyAdapter(adapter, {}, params).linear;
+  return { params: adapter.weights, frozen: base, ids: [], padId: 0, linear, merge: () => ({}) };
 }
 
 /** @throws FewtuneError OPTION_INVALID when states cannot be kept, but shall be */
