@@ -1,6 +1,7 @@
 import { planStep } from '@fewtune/engine';
 import { describe, expect, test } from 'vitest';
 import { adaptationOf } from '../peft/adaptations.js';
+import { copiesOf } from './fit.js';
 import { type TuneOptions, tuneChoices } from './options.js';
 import { prepare } from './prepare.js';
 import { tinyEncoder, tinyTask } from './tiny-task.fixture.js';
@@ -23,7 +24,7 @@ async function bytesOf(batchSize: number, recompute: number): Promise<number> {
   const { trained } = await chosen({ batchSize, recompute });
   const rows = longest.slice(0, batchSize);
   const sizes = { batch: batchSize, seq: rows[0]!, tokens: rows.reduce((sum, length) => sum + length, 0) };
-  return planStep(stepOptions(trained, trained.stages[0]!)).memory(sizes).total;
+  return copiesOf(trained) + planStep(stepOptions(trained, trained.stages[0]!)).memory(sizes).total;
 }
 
 describe('what is left open is chosen by memory', () => {

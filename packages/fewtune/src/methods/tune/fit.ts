@@ -61,17 +61,25 @@ function stepBytes(
   lengths: readonly number[],
 ): BytesOf {
   const plans = new Map<number, readonly StepPlan[]>();
+  let copies = 0;
   return (batchSize, recompute) => {
     let known = plans.get(recompute);
     if (!known) {
       const trained = trainedWith(batchSize, recompute);
+      copies = copiesOf(trained);
       const stages = new Map(trained.stages.map((stage) => [`${stage.lowest} ${stage.from}`, stage]));
       known = [...stages.values()].map((stage) => planStep(stepOptions(trained, stage)));
       plans.set(recompute, known);
     }
     const sizes = longestBatch(lengths, batchSize);
-    return Math.max(...known.map((plan) => plan.memory(sizes).total));
+    return copies + Math.max(...known.map((plan) => plan.memory(sizes).total));
   };
+}
+
+/** Bytes of what a run keeps beside its step: the last good weights with their two moments, to go back to. */
+export function copiesOf({ adaptation, head }: Pick<Trained, 'adaptation' | 'head'>): number {
+  const values = Object.values({ ...adaptation.params, ...head });
+  return 3 * values.reduce((sum, { data }) => sum + data.byteLength, 0);
 }
 
 /** Sizes of the largest batch there can be, of the longest sentences. */

@@ -6,7 +6,7 @@ import type { Stage } from '../peft/trained-layers.js';
 import { activationBytes, defaultMemory } from './activation-cache.js';
 import { stepsOf } from './batches.js';
 import type { TuneExamples } from './examples.js';
-import { longestBatch } from './fit.js';
+import { copiesOf, longestBatch } from './fit.js';
 import { type TuneOptions, tuneChoices } from './options.js';
 import { type Prepared, prepare } from './prepare.js';
 import { type ParameterReport, parameterReport } from './report.js';
@@ -33,6 +33,8 @@ export interface TuningPlan {
   readonly seconds: number;
   /** Bytes, at the longest batch: what the process grows by. */
   readonly memory: StepMemory & {
+    /** The last good weights and moments, which a run that diverges goes back to. */
+    readonly copies: number;
     /** States that are kept in memory, */
     readonly cache: number;
     /** and in a file, which does not count. */
@@ -88,12 +90,13 @@ export async function planTuning(
   const most = planned
     .map(({ plan }) => plan.memory(sizes))
     .reduce((largest, own) => (own.total > largest.total ? own : largest));
+  const copies = copiesOf(trained);
   return {
     parameters: parameterReport(withoutPooler(encoder.weights), adaptation.params, head),
     steps: trained.steps,
     flops: { ...flops, total: Object.values(flops).reduce((sum, part) => sum + part, 0) },
     seconds: opening * planned.length + (overhead * products) / (await matrixSpeed(context.threads)),
-    memory: { ...most, cache: kept.memory, disk: kept.disk, total: most.total + kept.memory },
+    memory: { ...most, copies, cache: kept.memory, disk: kept.disk, total: most.total + copies + kept.memory },
     settings: {
       batchSize: settings.batchSize,
       accumulate: settings.accumulate,
@@ -214,6 +217,7 @@ export function describePlan({ parameters, steps, flops, seconds, memory, settin
           ['gradients', memory.gradients],
           ['moments', memory.moments],
           ['activations', memory.activations],
+          ['copies', memory.copies],
           ['kept states', memory.cache],
           ['overhead', memory.overhead],
         ],
