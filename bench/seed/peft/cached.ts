@@ -31,14 +31,14 @@ interface Arm {
 
 const layer = (at: number) => `*.layer.${at}.*`;
 const arms: readonly Arm[] = [
-  { name: 'full fine-tuning', adaptation: 'full', options: {}, epochs: 3, rates: [1e-4, 3e-4], looks: 4 },
-  { name: 'top layer', adaptation: 'full', options: { layers: 1 }, epochs: 4, rates: [5e-4, 1e-3, 2e-3], looks: 2 },
+  { name: 'full fine-tuning', adaptation: 'full', options: {}, epochs: 3, rates: [1e-4, 3e-4], looks: 3 },
+  { name: 'top layer', adaptation: 'full', options: { layers: 1 }, epochs: 5, rates: [1e-3, 2e-3], looks: 2 },
   {
     name: 'LoRA in the top layer',
     adaptation: 'lora',
     options: { targets: layer(5), rank: 16, alpha: 32 },
-    epochs: 4,
-    rates: [2e-3, 5e-3],
+    epochs: 5,
+    rates: [3e-3, 1e-2],
     looks: 2,
   },
 ];
