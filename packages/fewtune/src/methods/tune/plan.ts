@@ -1,4 +1,4 @@
-import { planStep, type StepFlops, type StepMemory, type StepPlan } from '@fewtune/engine';
+import { type HostTensor, type Named, planStep, type StepFlops, type StepMemory, type StepPlan } from '@fewtune/engine';
 import type { Encoder } from '@fewtune/models';
 import { type Adapt, withoutPooler } from '../peft/adaptation.js';
 import { matrixSpeed } from '../peft/fine-tune.js';
@@ -11,7 +11,7 @@ import { type TuneOptions, tuneChoices } from './options.js';
 import { type Prepared, prepare } from './prepare.js';
 import { type ParameterReport, parameterReport } from './report.js';
 import type { Task } from './task.js';
-import { type MicroBatch, stepOptions } from './tune-program.js';
+import { isBelow, type MicroBatch, stepOptions } from './tune-program.js';
 
 /** What a run will take, each kind of cost by itself. */
 export interface TuningPlan {
@@ -35,6 +35,10 @@ export interface TuningPlan {
   readonly memory: StepMemory & {
     /** The last good weights and moments, which a run that diverges goes back to. */
     readonly copies: number;
+    /** The program that looks at held-out examples, with its weights. */
+    readonly looks: number;
+    /** What computing the states takes more than all the rest does, which comes after. */
+    readonly lower: number;
     /** States that are kept in memory, */
     readonly cache: number;
     /** and in a file, which does not count. */
@@ -91,12 +95,23 @@ export async function planTuning(
     .map(({ plan }) => plan.memory(sizes))
     .reduce((largest, own) => (own.total > largest.total ? own : largest));
   const copies = copiesOf(trained);
+  const { lower: below, looks: looking } = programBytes(prepared);
+  const training = most.total + copies + looking;
+  const lowerMore = Math.max(0, below - training);
   return {
     parameters: parameterReport(withoutPooler(encoder.weights), adaptation.params, head),
     steps: trained.steps,
     flops: { ...flops, total: Object.values(flops).reduce((sum, part) => sum + part, 0) },
     seconds: opening * planned.length + (overhead * products) / (await matrixSpeed(context.threads)),
-    memory: { ...most, copies, cache: kept.memory, disk: kept.disk, total: most.total + copies + kept.memory },
+    memory: {
+      ...most,
+      copies,
+      looks: looking,
+      lower: lowerMore,
+      cache: kept.memory,
+      disk: kept.disk,
+      total: training + lowerMore + kept.memory,
+    },
     settings: {
       batchSize: settings.batchSize,
       accumulate: settings.accumulate,
@@ -149,6 +164,23 @@ function epochFlops({ batches, trained }: Prepared, plan: StepPlan): StepFlops {
     backward: sum.backward * scale,
     optimizer: sum.optimizer * scale,
     products: sum.products * scale,
+  };
+}
+
+/** Of a program beside its constants: the runtime, and values between operators of a batch of 768 tokens. */
+const programOverhead = 32e6;
+
+/** Bytes of the programs beside the step: constants stand in the model and as kernels read them. */
+function programBytes({ trained, heldOut, cached, cachedLooks }: Prepared): { lower: number; looks: number } {
+  const { frozen, params } = trained.adaptation;
+  const bytes = (values: Named<HostTensor>, keep: (name: string) => boolean = () => true) =>
+    Object.entries(values).reduce((sum, [name, { data }]) => sum + (keep(name) ? data.byteLength : 0), 0);
+  const below = (name: string) => cached > 0 && isBelow(name, cached);
+  const read = (name: string) => !(cachedLooks && below(name));
+  return {
+    lower: cached > 0 ? programOverhead + 2 * (bytes(frozen, below) + bytes(params, below)) : 0,
+    // Its model is read where that of the step was, which is given back by then.
+    looks: heldOut ? programOverhead + bytes(frozen, read) + 2 * bytes(params) : 0,
   };
 }
 
@@ -218,7 +250,8 @@ export function describePlan({ parameters, steps, flops, seconds, memory, settin
           ['moments', memory.moments],
           ['activations', memory.activations],
           ['copies', memory.copies],
-          ['kept states', memory.cache],
+          ['looks', memory.looks],
+          ['kept states', memory.cache + memory.lower],
           ['overhead', memory.overhead],
         ],
         mebi,

@@ -171,7 +171,7 @@ export function stepOptions(
 }
 
 /** Tables of embeddings, and layers below; what all layers share is read above too. */
-function isBelow(name: string, layers: number): boolean {
+export function isBelow(name: string, layers: number): boolean {
   const layer = layerOf(name);
   return layer === -1 ? name.startsWith('embeddings.') : layer !== undefined && layer < layers;
 }
