@@ -154,7 +154,6 @@ export { type AdaptationName, type AdaptationOptions, adaptationOf } from './met
 export {
   type Adapted,
   type Adapter,
-  type AdapterBase,
   adaptEncoder,
   applyAdapter,
   asLora,
@@ -164,7 +163,15 @@ export {
   type VeraAdapter,
 } from './methods/peft/adapter.js';
 export { AdapterBank, type AdapterBankOptions, type AdapterName } from './methods/peft/adapter-bank.js';
+export type { AdapterBase } from './methods/peft/adapter-parts.js';
 export { type AdapterPrediction, AdapterServer } from './methods/peft/adapter-server.js';
+export type {
+  AddedAdapter,
+  BottleneckAdapter,
+  PrefixAdapter,
+  PromptAdapter,
+  ReftAdapter,
+} from './methods/peft/additions.js';
 export {
   type ChooseWeightsOptions,
   type ChosenWeights,

@@ -12,6 +12,8 @@ import type { LinearFn } from './transformer-layer.js';
 export interface Addition {
   /** Method and settings: all that decides an embedding besides weights. */
   readonly id: string;
+  /** Positions that virtual tokens take from every text. */
+  readonly virtual?: number;
   linear?(weights: Readonly<Record<string, Tensor>>): LinearFn;
   hooks?(weights: Readonly<Record<string, Tensor>>): EncodeHooks;
 }

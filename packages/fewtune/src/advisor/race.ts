@@ -24,7 +24,18 @@ export interface RaceResult {
 }
 
 /** Methods that train the encoder itself: minutes instead of seconds. */
-const costly: ReadonlySet<MethodName> = new Set(['maml', 'lora', 'full', 'ia3', 'bitfit', 'vera']);
+const costly: ReadonlySet<MethodName> = new Set([
+  'maml',
+  'lora',
+  'full',
+  'ia3',
+  'bitfit',
+  'vera',
+  'bottleneck',
+  'loreft',
+  'prefix',
+  'prompt',
+]);
 
 export const raceRule =
   'The highest accuracy on out-of-fold rows wins, compared on rows that both methods predicted; equal ones go to the method that trains faster.';

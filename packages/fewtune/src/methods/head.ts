@@ -4,7 +4,7 @@ import type { ClassifierGraph } from '../artifact/graph.js';
 import type { LinearHead } from './linear/logistic.js';
 
 /**
- * A linear classifier on an encoder's sentence features: encodeWith, pool, L2-normalise, x Wᵀ + b. The encoder's weights
+ * A linear classifier on an encoder's sentence features: encode, pool, L2-normalise, x Wᵀ + b. The encoder's weights
  * keep their names; the head is `classifier.weight` [classes, hidden] and `classifier.bias` [classes].
  */
 export function headGraph(encoder: Encoder, head: LinearHead): ClassifierGraph {

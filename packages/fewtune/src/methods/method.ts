@@ -5,10 +5,24 @@ import type { RowLearner } from './class-row.js';
 import type { TextMamlStart } from './meta/text-maml-start.js';
 import type { Adapter } from './peft/adapter.js';
 
-export const methodNames = ['tfidf', 'prototype', 'linear', 'maml', 'lora', 'full', 'ia3', 'bitfit', 'vera'] as const;
+export const methodNames = [
+  'tfidf',
+  'prototype',
+  'linear',
+  'maml',
+  'lora',
+  'full',
+  'ia3',
+  'bitfit',
+  'vera',
+  'bottleneck',
+  'loreft',
+  'prefix',
+  'prompt',
+] as const;
 export type MethodName = (typeof methodNames)[number];
 
-const byName: readonly string[] = ['maml', 'ia3', 'bitfit', 'vera'];
+const byName: readonly string[] = ['maml', 'ia3', 'bitfit', 'vera', 'bottleneck', 'loreft', 'prefix', 'prompt'];
 
 /** Those that `auto` tries. MAML is worth its time from a meta-trained start only; others were not compared yet. */
 export const racedMethods: readonly MethodName[] = methodNames.filter((name) => !byName.includes(name));

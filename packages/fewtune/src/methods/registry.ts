@@ -4,9 +4,13 @@ import { maml } from './meta/maml-method.js';
 import type { Method, MethodName } from './method.js';
 import { prototype } from './metric/prototype.js';
 import { bitfit } from './peft/bitfit.js';
+import { bottleneck } from './peft/bottleneck.js';
 import { full } from './peft/full.js';
 import { ia3 } from './peft/ia3.js';
 import { lora } from './peft/lora.js';
+import { loreft } from './peft/loreft.js';
+import { prefix } from './peft/prefix.js';
+import { prompt } from './peft/prompt.js';
 import { vera } from './peft/vera.js';
 import { tfidf } from './tfidf/tfidf.js';
 
@@ -21,6 +25,10 @@ export const methods: Readonly<Record<MethodName, Method<unknown>>> = {
   ia3,
   bitfit,
   vera,
+  bottleneck,
+  loreft,
+  prefix,
+  prompt,
 };
 
 /**

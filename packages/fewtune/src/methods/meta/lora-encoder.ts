@@ -17,6 +17,7 @@ import {
 } from '@fewtune/engine';
 import { type Encoder, encode, type PackedInputs, packBatch, packedSpecs, packingOf, pool } from '@fewtune/models';
 import { createRandom } from '../../data/random.js';
+import { withoutPooler } from '../peft/adaptation.js';
 import { initLora, type LoraOptions, loraLinear } from '../peft/lora-layer.js';
 import { linearsMeant } from '../peft/targets.js';
 import type { MetaModel } from './meta-model.js';
@@ -71,7 +72,7 @@ export function loraEncoder({
   seed = 7,
 }: LoraEncoderOptions): LoraEncoder {
   const { config, tokenizer, hidden, pooling } = encoder;
-  const frozen = Object.fromEntries(Object.entries(encoder.weights).filter(([name]) => !name.startsWith('pooler.')));
+  const frozen = withoutPooler(encoder.weights);
   const modules = linearsMeant(frozen, targets);
   const features = (weights: Named<Tensor>, inputs: PackedTensors<Tensor>): Tensor => {
     const states = encode(config, weights, inputs, {

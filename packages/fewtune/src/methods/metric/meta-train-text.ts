@@ -4,6 +4,7 @@ import type { Encoder } from '@fewtune/models';
 import type { EpisodeSource } from '../../data/meta-dataset.js';
 import { createRandom } from '../../data/random.js';
 import { type Run, startRun } from '../../run.js';
+import { withoutPooler } from '../peft/adaptation.js';
 import { adaptEncoder, type LoraAdapter } from '../peft/adapter.js';
 import { contrastiveStage, type StageState } from '../peft/contrastive-stage.js';
 import { initLora, loraLinear, mergeLora } from '../peft/lora-layer.js';
@@ -82,7 +83,7 @@ async function trained(
   checkMetaText(settings);
   requirePairs(source);
   const { rank, alpha, steps, signal, threads, checkpoint, validation } = settings;
-  const frozen = Object.fromEntries(Object.entries(encoder.weights).filter(([name]) => !name.startsWith('pooler.')));
+  const frozen = withoutPooler(encoder.weights);
   const modules = linearsMeant(frozen, settings.targets);
   const random = createRandom(settings.seed);
   const params = initLora(frozen, modules, rank, random);

@@ -3,6 +3,7 @@ import { type Encoder, encode, type PackedInputs, packBatch, packedSpecs, packin
 import { type Episode, shapeOf, wayLabels } from '../../data/episodes.js';
 import type { EpisodeSource } from '../../data/meta-dataset.js';
 import { createRandom, type Random } from '../../data/random.js';
+import { withoutPooler } from '../peft/adaptation.js';
 import { adaptEncoder, type LoraAdapter } from '../peft/adapter.js';
 import { dropTokens } from '../peft/contrastive-stage.js';
 import { initLora, type LoraOptions, loraLinear } from '../peft/lora-layer.js';
@@ -52,7 +53,7 @@ export function textEmbedding({
   seed = 7,
 }: TextEmbeddingOptions): TextEmbedding {
   const { config, tokenizer, pooling } = encoder;
-  const frozen = Object.fromEntries(Object.entries(encoder.weights).filter(([name]) => !name.startsWith('pooler.')));
+  const frozen = withoutPooler(encoder.weights);
   const modules = linearsMeant(frozen, targets);
   const inputsOf: TextEmbedding['inputsOf'] = (texts, dropout) => {
     const ids = texts.map((text) => tokenizer.encode(text));

@@ -2,10 +2,14 @@ import type { z } from 'zod';
 import { FewtuneError } from '../../errors.js';
 import { type Adapt, type AdaptationKind, parseAdaptation } from './adaptation.js';
 import { bitfitKind } from './bitfit.js';
+import { bottleneckKind } from './bottleneck.js';
 import { fullKind } from './full.js';
 import { ia3Kind } from './ia3.js';
 import { loraKind } from './lora.js';
+import { loreftKind } from './loreft.js';
 import { near } from './near-names.js';
+import { prefixKind } from './prefix.js';
+import { promptKind } from './prompt.js';
 import { veraKind } from './vera.js';
 
 /** Every way of fine-tuning by its name; a new one is a file and a line here. */
@@ -15,6 +19,10 @@ export const adaptations = {
   vera: veraKind,
   bitfit: bitfitKind,
   full: fullKind,
+  bottleneck: bottleneckKind,
+  loreft: loreftKind,
+  prefix: prefixKind,
+  prompt: promptKind,
 } as const satisfies Record<string, AdaptationKind<z.ZodType>>;
 
 export type AdaptationName = keyof typeof adaptations;

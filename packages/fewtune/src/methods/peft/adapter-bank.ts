@@ -15,7 +15,7 @@ import {
 import {
   constantWeights,
   type Encoder,
-  encode,
+  encodeWith,
   type LinearFn,
   lengthBatches,
   padBatch,
@@ -23,10 +23,10 @@ import {
   product,
 } from '@fewtune/models';
 import { FewtuneError, throwIfAborted } from '../../errors.js';
-import { type Adapter, adaptedModules, adapterScale, asLora, checkAdapter, ofPooler } from './adapter.js';
+import { type Adapter, adaptedModules, adapterScale, asLora, checkAdapter } from './adapter.js';
 import { AdapterStack } from './adapter-stack.js';
 import { near } from './near-names.js';
-import { linearsMeant, type Targets } from './targets.js';
+import { linearsMeant, ofPooler, type Targets } from './targets.js';
 
 export interface AdapterBankOptions {
   /** Modules that adapters may change: every linear layer when left out. Fewer make each batch cheaper. */
@@ -93,7 +93,8 @@ export class AdapterBank {
     const embed = (inputs: Readonly<Record<string, Tensor>>): Tensor => {
       const { inputIds, attentionMask } = inputs as Record<'inputIds' | 'attentionMask', Tensor>;
       const weights = constantWeights(encoder.weights);
-      const hidden = encode(encoder.config, weights, { inputIds, attentionMask }, { linear: byRow(inputs, modules) });
+      const linear = byRow(inputs, modules);
+      const hidden = encodeWith(encoder, weights, { inputIds, attentionMask }, { linear });
       const pooled = pool(hidden, attentionMask, encoder.pooling);
       return normalise ? l2Normalize(pooled) : pooled;
     };

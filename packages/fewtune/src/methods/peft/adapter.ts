@@ -1,22 +1,14 @@
 import { add, type HostTensor, matMul, mul, type Named, type Tensor } from '@fewtune/engine';
-import { type Encoder, fingerprint, isQuantized, type LinearFn, type Quantization } from '@fewtune/models';
+import { type EncodeHooks, type Encoder, fingerprint, isQuantized, type LinearFn, plainLinear } from '@fewtune/models';
 import { FewtuneError } from '../../errors.js';
+import type { AdapterBase, AdapterParts } from './adapter-parts.js';
+import { type AddedAdapter, addedFunctions, addedMismatch, additionOf, isAdded, withAddition } from './additions.js';
 import { ia3Linear, mergeIa3 } from './ia3-layer.js';
 import { loraLinear, mergeLora } from './lora-layer.js';
 import { near } from './near-names.js';
 import { matchesFully } from './python-pattern.js';
+import { ofPooler } from './targets.js';
 import { mergeVera, veraLinear } from './vera-layer.js';
-
-/** The encoder that an adapter was trained on, as far as is known. */
-export interface AdapterBase {
-  /** A Hub id, or a folder. */
-  readonly id?: string;
-  readonly revision?: string;
-  /** `Encoder.fingerprint`: SHA-256 over everything that decides an embedding. */
-  readonly fingerprint?: string;
-  /** How the encoder's matrices were held while the adapter was trained, where not in float32. */
-  readonly quantization?: Quantization;
-}
 
 /** The base of an adapter that is trained on an encoder; the weights are those before training, perhaps quantised. */
 export function baseOf(encoder: Encoder, weights: Named<HostTensor>): AdapterBase {
@@ -28,20 +20,6 @@ export function baseOf(encoder: Encoder, weights: Named<HostTensor>): AdapterBas
     fingerprint: quantizedFrom ?? fingerprint,
     ...(quantization && { quantization }),
   };
-}
-
-/** What adapters of every kind have. Names are those of our encoders. */
-interface AdapterParts {
-  /** What chose the modules, as PEFT has it: ends of names, or a pattern; left out, the modules of `weights`. */
-  readonly targets?: readonly string[] | string;
-  readonly weights: Named<HostTensor>;
-  /** Weights that were trained whole: norms, biases, a task's head. */
-  readonly saved?: Named<HostTensor>;
-  readonly base?: AdapterBase;
-  /** Where the encoder's modules stand in the model that Python adapts, e.g. `bert.` in BertForSequenceClassification. */
-  readonly prefix?: string;
-  /** PEFT's: SEQ_CLS, FEATURE_EXTRACTION, … */
-  readonly taskType?: string;
 }
 
 /**
@@ -78,7 +56,7 @@ export interface VeraAdapter extends AdapterParts {
   readonly rank: number;
 }
 
-export type Adapter = LoraAdapter | Ia3Adapter | VeraAdapter;
+export type Adapter = LoraAdapter | Ia3Adapter | VeraAdapter | AddedAdapter;
 
 /**
  * An adapter that must be LoRA.
@@ -90,7 +68,7 @@ export function asLora(adapter: Adapter, what = 'the adapter'): LoraAdapter {
   throw new FewtuneError('MODEL_UNSUPPORTED', `${what} is ${adapter.method}; only LoRA can be used here.`);
 }
 
-const adapterSuffix = /\.(lora_(A\.weight|embedding_A)|ia3_l|vera_lambda_b)$/;
+const adapterSuffix = /\.(lora_(A\.weight|embedding_A)|ia3_l|vera_lambda_b|adapter_down\.weight|reft_R)$/;
 
 /** The modules that an adapter changes by what it adds to them. */
 export function adaptedModules({ weights }: Adapter): string[] {
@@ -106,10 +84,11 @@ export function adapterScale(adapter: LoraAdapter, module: string): number {
   return alpha / (rsLora ? Math.sqrt(rank) : rank);
 }
 
-/** What `encode` takes to compute with an adapter: other weights, and another linear layer. */
+/** What `encode` takes to compute with an adapter: other weights, another linear layer, what stands between layers. */
 export interface Adapted {
   readonly weights: Readonly<Record<string, Tensor>>;
   readonly linear: LinearFn;
+  readonly hooks?: EncodeHooks;
 }
 
 /**
@@ -119,12 +98,13 @@ export interface Adapted {
  * @param params  the adapter's `weights` and `saved`, traced
  *
  * @example
- * const { weights, linear } = applyAdapter(adapter, base, params);
- * const hidden = encode(config, weights, inputs, { linear });
+ * const { weights, ...options } = applyAdapter(adapter, base, params);
+ * const hidden = encode(config, weights, inputs, options);
  */
 export function applyAdapter(adapter: Adapter, weights: Named<Tensor>, params: Named<Tensor>): Adapted {
   const changed: Record<string, Tensor> = { ...weights };
   for (const name of Object.keys(adapter.saved ?? {})) if (weights[name]) changed[name] = params[name]!;
+  if (isAdded(adapter)) return { weights: changed, linear: plainLinear, ...addedFunctions(adapter, params) };
   if (adapter.method === 'ia3') return { weights: changed, linear: ia3Linear(params) };
   if (adapter.method === 'vera') return { weights: changed, linear: veraLinear(params) };
   for (const module of adaptedModules(adapter)) {
@@ -141,12 +121,18 @@ export function applyAdapter(adapter: Adapter, weights: Named<Tensor>, params: N
  * The plain weights that a base with an adapter amounts to. What the adapter holds beside the encoder (a task's head, an
  * update of the pooler, which no embedding reads) is left out.
  *
- * @throws FewtuneError ADAPTER_MISMATCH when a module is not in `weights`, or has other sizes
+ * @throws FewtuneError ADAPTER_MISMATCH when a module is not in `weights`, or has other sizes; MODEL_UNSUPPORTED for a kind
+ *   that is no change of weights
  */
 export function mergeAdapter(weights: Named<HostTensor>, adapter: Adapter): Record<string, HostTensor> {
+  if (isAdded(adapter)) {
+    throw new FewtuneError(
+      'MODEL_UNSUPPORTED',
+      `a ${adapter.method} adapter is no change of weights, so it cannot be merged into them. adaptEncoder computes it along.`,
+    );
+  }
   checkShapes(weights, adapter);
-  const base: Record<string, HostTensor> = { ...weights };
-  for (const [name, value] of Object.entries(adapter.saved ?? {})) if (weights[name]) base[name] = value;
+  const base = withSaved(weights, adapter);
   const used = Object.fromEntries(Object.entries(adapter.weights).filter(([name]) => !ofPooler(name)));
   switch (adapter.method) {
     case 'lora':
@@ -160,14 +146,22 @@ export function mergeAdapter(weights: Named<HostTensor>, adapter: Adapter): Reco
   }
 }
 
+/** Weights with those in place that an adapter holds whole. */
+function withSaved(weights: Named<HostTensor>, { saved = {} }: Adapter): Record<string, HostTensor> {
+  return { ...weights, ...Object.fromEntries(Object.entries(saved).filter(([name]) => weights[name])) };
+}
+
 /**
- * The encoder with an adapter merged into it: an ordinary encoder, with a fingerprint of its own.
+ * The encoder with an adapter merged into it, or, where that cannot be, computed along with it: an encoder like any
+ * other, with a fingerprint of its own.
  *
  * @throws FewtuneError ADAPTER_MISMATCH when the adapter was trained on another encoder
  */
 export function adaptEncoder(encoder: Encoder, adapter: Adapter): Encoder {
   checkAdapter(encoder, adapter);
-  const adapted = { ...encoder, weights: mergeAdapter(encoder.weights, adapter) };
+  const adapted = isAdded(adapter)
+    ? withAddition(encoder, additionOf(adapter), { ...withSaved(encoder.weights, adapter), ...adapter.weights })
+    : { ...encoder, weights: mergeAdapter(encoder.weights, adapter) };
   return { ...adapted, fingerprint: fingerprint(adapted) };
 }
 
@@ -194,7 +188,11 @@ function checkShapes(weights: Named<HostTensor>, adapter: Adapter): void {
       'ADAPTER_MISMATCH',
       `the adapter is for another encoder: ${what}. Load the one it was trained on.`,
     );
-  for (const module of adaptedModules(adapter).filter((name) => !ofPooler(name))) {
+  if (isAdded(adapter)) {
+    const found = addedMismatch(weights, adapter);
+    if (found) throw wrong(found);
+  }
+  for (const module of isAdded(adapter) ? [] : adaptedModules(adapter).filter((name) => !ofPooler(name))) {
     const base = weights[`${module}.weight`];
     if (!base) {
       const modules = Object.keys(weights).flatMap((name) => (name.endsWith('.weight') ? [name.slice(0, -7)] : []));
@@ -225,6 +223,3 @@ function weightShape(weights: Named<HostTensor>, module: string): [number | unde
   if (l) return l[1] === 1 ? [l[0], undefined] : [undefined, l[1]];
   return [shape('vera_lambda_b')![0], undefined];
 }
-
-/** Whether a module or weight is the pooler's, which no embedding reads: PEFT's `all-linear` adapts it too. */
-export const ofPooler = (name: string): boolean => name.startsWith('pooler.');

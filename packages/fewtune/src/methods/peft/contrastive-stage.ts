@@ -1,26 +1,17 @@
 import {
   adamW,
+  add,
   type HostTensor,
   hostTensor,
   l2Normalize,
   linearDecay,
   type Named,
-  type Tensor,
   trainStep,
 } from '@fewtune/engine';
-import {
-  type Encoder,
-  encode,
-  type LinearFn,
-  packBatch,
-  packedSpecs,
-  packingOf,
-  pool,
-  tracedWeights,
-} from '@fewtune/models';
+import { type Encoder, encode, packBatch, packedSpecs, packingOf, pool, tracedWeights } from '@fewtune/models';
 import type { Random } from '../../data/random.js';
 import { FewtuneError, throwIfAborted } from '../../errors.js';
-import { decays, heldFrozen } from './adaptation.js';
+import { type Adaptation, decays, heldFrozen } from './adaptation.js';
 import { classBatches } from './class-batches.js';
 import { supervisedContrastive } from './supervised-contrastive.js';
 
@@ -39,14 +30,11 @@ export interface ContrastiveOptions {
   readonly clipNorm: number;
 }
 
-/** What is trained, what is not, and the layer that joins them. */
-export interface Trainable {
-  readonly params: Named<HostTensor>;
-  readonly frozen: Named<HostTensor>;
-  linear?(params: Named<Tensor>, frozen: Named<Tensor>): LinearFn;
-  /** A factor on the learning rate of a weight; 1 when left out. */
-  lrScale?(name: string): number;
-}
+/** What is trained, what is not, and how they are joined. */
+export type Trainable = Pick<
+  Adaptation,
+  'params' | 'frozen' | 'linear' | 'hooks' | 'regulariser' | 'optimizer' | 'lrScale'
+>;
 
 export interface StageContext {
   readonly random: Random;
@@ -85,23 +73,25 @@ export async function contrastiveStage(
 ): Promise<Record<string, HostTensor>> {
   const { steps, lr, temperature, weightDecay, clipNorm } = options;
   const step = await trainStep({
-    ...trainable,
+    params: trainable.params,
     ...heldFrozen(trainable.frozen),
     batch: { ...packedSpecs, labels: { dtype: 'int64', shape: ['batch'] } } as const,
     loss: (params, { frozen: held, batch }) => {
       const frozen = tracedWeights(trainable.frozen, held);
       const hidden = encode(encoder.config, { ...frozen, ...params }, batch, {
         linear: trainable.linear?.(params, frozen),
+        hooks: trainable.hooks?.(params, frozen),
         packing: packingOf(batch),
       });
       const z = l2Normalize(pool(hidden, batch.attentionMask, encoder.pooling));
-      return supervisedContrastive(z, batch.labels, temperature);
+      const loss = supervisedContrastive(z, batch.labels, temperature);
+      const more = trainable.regulariser?.(params);
+      return more ? add(loss, more) : loss;
     },
-    optimizer: adamW({
-      weightDecay,
-      decays,
-      lrScale: (name) => trainable.lrScale?.(name) ?? 1,
-    }),
+    optimizer: (trainable.optimizer ?? ((inner) => inner))(
+      adamW({ weightDecay, decays, lrScale: (name) => trainable.lrScale?.(name) ?? 1 }),
+      steps,
+    ),
     schedule: linearDecay({ lr, steps, warmup: Math.round(steps * options.warmup) }),
     clipNorm,
     threads: context.threads,

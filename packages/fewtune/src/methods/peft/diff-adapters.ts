@@ -1,5 +1,6 @@
 import type { HostTensor } from '@fewtune/engine';
 import { type Adapter, adaptedModules, adapterScale, type LoraAdapter } from './adapter.js';
+import { isOwn, ownConfig } from './own-files.js';
 import { writePeftConfig } from './peft-config.js';
 
 /** How two adapters differ in one place: a module, for LoRA, else a tensor. */
@@ -125,7 +126,8 @@ const dot = (x: HostTensor, y: HostTensor): number => {
 };
 
 function configDifferences(a: Adapter, b: Adapter): Record<string, readonly [unknown, unknown]> {
-  const [own, other] = [a, b].map((adapter) => JSON.parse(writePeftConfig(adapter)) as Record<string, unknown>) as [
+  const config = (adapter: Adapter) => (isOwn(adapter) ? ownConfig(adapter) : writePeftConfig(adapter));
+  const [own, other] = [a, b].map((adapter) => JSON.parse(config(adapter)) as Record<string, unknown>) as [
     Record<string, unknown>,
     Record<string, unknown>,
   ];

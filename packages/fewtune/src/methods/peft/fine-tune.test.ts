@@ -1,12 +1,17 @@
-import type { HostTensor } from '@fewtune/engine';
-import { loadEncoder } from '@fewtune/models';
+import { compile, constant, type HostTensor } from '@fewtune/engine';
+import { loadEncoder, padBatch, SentenceEmbedder } from '@fewtune/models';
 import { describe, expect, test } from 'vitest';
 import { createRandom } from '../../data/random.js';
 import { CachedFeatures } from '../features.js';
 import type { FitContext, Labelled } from '../method.js';
+import { adaptEncoder } from './adapter.js';
+import { bottleneck } from './bottleneck.js';
 import { dropTokens } from './contrastive-stage.js';
 import { full } from './full.js';
 import { lora } from './lora.js';
+import { loreft } from './loreft.js';
+import { prefix } from './prefix.js';
+import { prompt } from './prompt.js';
 
 const encoder = await loadEncoder();
 const features = new CachedFeatures(encoder, { cache: false });
@@ -102,6 +107,39 @@ test('lora with DoRA, PiSSA, rsLoRA, LoRA+ and a pattern of ranks learns too', a
   expect(asked.map((_, row) => argMax(logits, row))).toEqual([0, 1, 2]);
   // Two layers with rank 8, one with 4, and three magnitudes.
   expect(fitted.details.trainableParameters).toBe(768 * (8 + 8 + 4) + 3 * 384);
+  await fitted.dispose?.();
+});
+
+test.each([
+  ['bottleneck', bottleneck, { style: 'parallel', lr: 3e-3 }, 6 * (2 * 32 * 384 + 32 + 384)],
+  ['loreft', loreft, { positions: 'f1+l1', lr: 3e-3 }, 6 * (2 * 8 * 384 + 8)],
+  ['prefix', prefix, { virtualTokens: 4 }, 4 * 12 * 384],
+  ['prompt', prompt, { virtualTokens: 4 }, 4 * 384],
+] as const)('%s learns, and the model that is saved computes it', async (_, method, options, parameters) => {
+  const losses: number[] = [];
+  const onProgress = (_: number, metrics: Readonly<Record<string, number>>) => {
+    if (metrics.step !== undefined) losses.push(metrics.loss!);
+  };
+  const parsed = method.schema.parse({ steps: 8, tokenDropout: 0, ...options });
+  const fitted = await method.fit(data, parsed as never, { ...context, onProgress });
+  expect(losses.at(-1)!).toBeLessThan(losses[0]!);
+  expect(fitted.details.trainableParameters).toBe(parameters);
+  const logits = await fitted.logits(asked);
+  const { weights, forward } = await fitted.graph();
+  const ids = { dtype: 'int64', shape: ['batch', 'seq'] } as const;
+  const traced = Object.fromEntries(Object.entries(weights).map(([name, value]) => [name, constant(value, name)]));
+  const program = await compile((inputs) => forward(traced, inputs).logits, { inputIds: ids, attentionMask: ids });
+  const rows = asked.map((text) => encoder.tokenizer.encode(text));
+  const { data: saved } = await program.run(padBatch(rows, encoder.tokenizer.padId));
+  await program.dispose();
+  expect(Math.max(...logits.map((value, i) => Math.abs(value - (saved[i] as number))))).toBeLessThan(1e-3);
+  // The adapter alone, over the encoder as it was, is what the head was fitted on.
+  await using again = await SentenceEmbedder.create(adaptEncoder(encoder, fitted.adapter!));
+  await using before = await SentenceEmbedder.create(encoder);
+  const [tuned, plain] = [await again.embed(data.texts), await before.embed(data.texts)];
+  const off = (a: Float32Array) => Math.max(...a.map((value, i) => Math.abs(value - fitted.support!.features[i]!)));
+  expect(off(tuned)).toBeLessThan(1e-4);
+  expect(off(plain)).toBeGreaterThan(1e-3);
   await fitted.dispose?.();
 });
 

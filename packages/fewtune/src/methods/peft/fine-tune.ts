@@ -8,8 +8,9 @@ import { labelText } from '../label-names.js';
 import { createLogisticSolver, headLogits, headOf } from '../linear/logistic.js';
 import type { FitContext, Fitted, Labelled } from '../method.js';
 import { embedSupport, withNames } from '../support.js';
-import { type Adapt, withoutPooler } from './adaptation.js';
-import { baseOf } from './adapter.js';
+import { type Adapt, refuseAddition, withoutPooler } from './adaptation.js';
+import { adaptEncoder, baseOf } from './adapter.js';
+import { isAdded } from './additions.js';
 import { type ContrastiveOptions, contrastiveStage } from './contrastive-stage.js';
 import { partOfAdapter } from './shared-part.js';
 
@@ -51,6 +52,7 @@ export async function fineTune(
 ): Promise<Fitted> {
   const { signal, threads } = context;
   const encoder = await context.encoder();
+  refuseAddition(encoder);
   const random = createRandom(context.seed);
   const base = await embedSupport(data, options.labelNames, { ...context, onProgress: undefined });
   const named = base.names !== undefined;
@@ -67,10 +69,15 @@ export async function fineTune(
     onStep: (step, metrics) => context.onProgress?.((0.95 * step) / stage.steps, { step, ...metrics }),
   });
 
-  const kept = interpolate(adaptation.base ?? weights, adaptation.merge(trained), options.interpolation);
   const whole = adaptation.adapter?.(trained);
   const adapter = whole && partOfAdapter(whole, weights, options.interpolation);
-  const tuned: Encoder = { ...encoder, weights: kept };
+  const tuned =
+    adapter && isAdded(adapter)
+      ? adaptEncoder({ ...encoder, weights }, adapter)
+      : {
+          ...encoder,
+          weights: interpolate(adaptation.base ?? weights, adaptation.merge(trained), options.interpolation),
+        };
   const features = new CachedFeatures(tuned, { threads, cache: false });
   const tunedContext = { ...context, features: async () => features, onProgress: undefined };
   const { support, fit } = await fitHead(data, named, options.C, tunedContext).catch(async (error: unknown) => {

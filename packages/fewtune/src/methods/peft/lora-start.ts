@@ -4,7 +4,7 @@ import { FewtuneError } from '../../errors.js';
 import { adaptedModules, adapterScale, type LoraAdapter } from './adapter.js';
 import { mergeLora, rowNorms, uniformDown } from './lora-layer.js';
 import { type LowRank, orthonormal, products, transposed, truncatedSvd } from './low-rank.js';
-import { isMeant, linearsMeant, namesMeant, type Targets } from './targets.js';
+import { linearsMeant, namesMeant, ownOf, savedWeights, type Targets } from './targets.js';
 
 export const loraInits = ['uniform', 'gaussian', 'pissa', 'olora'] as const;
 export type LoraInit = (typeof loraInits)[number];
@@ -78,13 +78,9 @@ export function startLora(weights: Named<HostTensor>, settings: LoraSettings, ra
       matrices[`${module}.lora_magnitude_vector`] = hostTensor('float32', [shape[0]!], norms);
     }
   }
-  const saved = settings.saved === undefined ? {} : savedWeights(weights, settings.saved, modules);
+  const saved = settings.saved === undefined ? {} : savedWeights(weights, settings.saved, modules, 'lora');
   return { adapter: { ...adapter, ...(Object.keys(saved).length > 0 && { saved }) }, base };
 }
-
-/** A module's own number, where the first target that means it has one. */
-export const ownOf = (record: Readonly<Record<string, number>>, module: string, common: number): number =>
-  Object.entries(record).find(([target]) => isMeant(target, module))?.[1] ?? common;
 
 /**
  * A trained adapter as an ordinary one over the encoder's own weights. Where the start took B₀A₀ out of them (PiSSA,
@@ -168,16 +164,4 @@ function olora(weight: HostTensor, rank: number) {
     down: Float32Array.from(products(columns, inner, outer, q, rank)), // [r, in]
     up: transposed(Float32Array.from(q), rank, outer),
   };
-}
-
-/** Every weight of the modules that are meant, the matrices that are adapted excepted. */
-function savedWeights(
-  weights: Named<HostTensor>,
-  targets: Targets,
-  adapted: readonly string[],
-): Record<string, HostTensor> {
-  const moduleOf = (name: string) => name.slice(0, name.lastIndexOf('.'));
-  const others = [...new Set(Object.keys(weights).map(moduleOf))].filter((module) => !adapted.includes(module));
-  const meant = new Set(namesMeant(targets, others, 'lora: no module that is not adapted already'));
-  return Object.fromEntries(Object.entries(weights).filter(([name]) => meant.has(moduleOf(name))));
 }

@@ -7,8 +7,8 @@ import type { AdaptationKind } from './adaptation.js';
 import { applyAdapter, type LoraAdapter, mergeAdapter } from './adapter.js';
 import { evaDirections } from './eva.js';
 import { estimateFineTune, fineTune, fineTuneFields } from './fine-tune.js';
-import { loraInits, overEncoder, ownOf, startLora } from './lora-start.js';
-import { linearsMeant } from './targets.js';
+import { loraInits, overEncoder, startLora } from './lora-start.js';
+import { linearsMeant, ownOf } from './targets.js';
 
 const patterns = z.union([z.literal('none'), z.record(z.string(), z.number().positive())]).default('none');
 const targets = z.union([z.string().min(1), z.array(z.string().min(1)).min(1)]);

@@ -1,9 +1,8 @@
 import { type HostTensor, insertLora, type Named, type OnnxFunction } from '@fewtune/engine';
 import { FewtuneError } from '../../errors.js';
-import { type Adapter, adaptedModules, adapterScale, asLora, type LoraAdapter, ofPooler } from './adapter.js';
-import { ownOf } from './lora-start.js';
+import { type Adapter, adaptedModules, adapterScale, asLora, type LoraAdapter } from './adapter.js';
 import { near } from './near-names.js';
-import { isMeant, type Targets } from './targets.js';
+import { isMeant, ofPooler, ownOf, type Targets } from './targets.js';
 
 /** A matrix product with a weight, in a model that was exported elsewhere. */
 export interface OnnxProduct {

@@ -1,10 +1,17 @@
 import { z } from 'zod';
 import { FewtuneError } from '../../errors.js';
 import { type Adapter, adaptedModules, type LoraAdapter } from './adapter.js';
+import type { OwnAdapter } from './own-files.js';
+import { tableName } from './virtual-tokens.js';
 
 type Without<T> = T extends unknown ? Omit<T, 'weights' | 'saved'> : never;
+/** Adapters of the kinds that PEFT has. */
+export type PeftAdapter = Exclude<Adapter, OwnAdapter>;
 /** Everything of an adapter but its tensors. */
-export type AdapterSettings = Without<Adapter>;
+export type AdapterSettings = Without<PeftAdapter>;
+
+/** Whether it is words or keys before each sentence, which PEFT keeps apart from adapted layers. */
+export const isVirtual = ({ method }: Pick<Adapter, 'method'>): boolean => method === 'prompt' || method === 'prefix';
 
 const pattern = (value: z.ZodNumber) => z.record(z.string(), value).nullish();
 const names = z.union([z.array(z.string()), z.string()]).nullish();
@@ -30,6 +37,30 @@ const loraSchema = z.looseObject({
 });
 const ia3Schema = z.looseObject({ ...common, feedforward_modules: names });
 const veraSchema = z.looseObject({ ...common, r: rank(256), save_projection: z.boolean().nullish() });
+
+const virtual = {
+  ...common,
+  num_virtual_tokens: z.number().int().positive(),
+  token_dim: z.number().int().positive().nullish(),
+  num_layers: z.number().int().positive().nullish(),
+  num_attention_heads: z.number().int().positive().nullish(),
+  num_transformer_submodules: z.number().int().nullish(),
+};
+const promptSchema = z.looseObject(virtual);
+const prefixSchema = z.looseObject({
+  ...virtual,
+  num_layers: z.number().int().positive(),
+  num_attention_heads: z.number().int().positive(),
+});
+
+/** Our names of methods by PEFT's. */
+const peftTypes = {
+  lora: 'LORA',
+  ia3: 'IA3',
+  vera: 'VERA',
+  prompt: 'PROMPT_TUNING',
+  prefix: 'PREFIX_TUNING',
+} as const satisfies Partial<Record<Adapter['method'], string>>;
 
 /** Fields that an adapted layer's result does not depend on, once its matrices are there. */
 const withoutEffect = new Set([
@@ -58,6 +89,12 @@ const withoutEffect = new Set([
   'd_initial',
   'init_weights',
   'projection_prng_key', // the projections stand in the file
+  'prompt_tuning_init', // settings of starts
+  'prompt_tuning_init_text',
+  'tokenizer_name_or_path',
+  'tokenizer_kwargs',
+  'prefix_projection', // what it made stands in the file
+  'encoder_hidden_size',
 ]);
 
 /** Starts that leave the base as it is. Others move a part of it into A and B. */
@@ -94,11 +131,23 @@ export function readPeftConfig(text: string, source: string): AdapterSettings {
       }
       return { method: 'vera', rank: config.r, ...readCommon(config) };
     }
+    case 'PROMPT_TUNING':
+    case 'PREFIX_TUNING': {
+      const isPrefix = type === 'PREFIX_TUNING';
+      const config = isPrefix ? parse(prefixSchema, json, source) : parse(promptSchema, json, source);
+      refuseUnknown(config, prefixSchema, source);
+      if ((config.num_transformer_submodules ?? 1) !== 1) {
+        throw unsupported(source, 'it is for a model of encoder and decoder', 'Only encoders can be adapted here.');
+      }
+      const { num_layers: layers, num_attention_heads: heads } = config;
+      if (isPrefix) return { method: 'prefix', layers: layers!, heads: heads!, ...readCommon(config) };
+      return { method: 'prompt', ...readCommon(config) };
+    }
     default:
       throw unsupported(
         source,
         `peft_type "${type}" cannot be read`,
-        'These can: LORA (with DoRA and rsLoRA), IA3, VERA.',
+        'These can: LORA (with DoRA and rsLoRA), IA3, VERA, PROMPT_TUNING, PREFIX_TUNING.',
       );
   }
 }
@@ -155,23 +204,23 @@ function refuseUnknown(config: object, schema: z.ZodObject, source: string): voi
  * The text of `adapter_config.json`. Fields stand only where they differ from PEFT's defaults, so that older versions
  * know all of them; r and lora_alpha always, because people look for them.
  */
-export function writePeftConfig(adapter: Adapter): string {
+export function writePeftConfig(adapter: PeftAdapter): string {
   const { base = {}, prefix = '' } = adapter;
   const modules = adaptedModules(adapter);
   const config = {
-    peft_type: adapter.method.toUpperCase(),
-    task_type: adapter.taskType ?? null,
+    peft_type: peftTypes[adapter.method],
+    task_type: adapter.taskType ?? (isVirtual(adapter) ? 'FEATURE_EXTRACTION' : null), // without one PEFT drops the tokens
     base_model_name_or_path: base.id ?? null,
     revision: base.revision ?? null,
     inference_mode: true,
-    target_modules: adapter.targets ?? modules.map((module) => prefix + module),
+    ...(!isVirtual(adapter) && { target_modules: adapter.targets ?? modules.map((module) => prefix + module) }),
     ...ownFields(adapter, modules),
     ...savedFields(adapter, modules),
   };
   return `${JSON.stringify(config, null, 2)}\n`;
 }
 
-function ownFields(adapter: Adapter, modules: readonly string[]): Record<string, unknown> {
+function ownFields(adapter: PeftAdapter, modules: readonly string[]): Record<string, unknown> {
   switch (adapter.method) {
     case 'lora':
       return loraFields(adapter, modules);
@@ -181,6 +230,17 @@ function ownFields(adapter: Adapter, modules: readonly string[]): Record<string,
     }
     case 'vera':
       return { r: adapter.rank };
+    case 'prompt':
+    case 'prefix': {
+      const [tokens, width] = adapter.weights[tableName]!.shape as [number, number];
+      const { layers, heads } = adapter.method === 'prefix' ? adapter : {};
+      return {
+        num_virtual_tokens: tokens,
+        num_transformer_submodules: 1,
+        token_dim: layers === undefined ? width : width / layers / 2,
+        ...(layers !== undefined && { num_layers: layers, num_attention_heads: heads }),
+      };
+    }
     default:
       return adapter satisfies never;
   }
@@ -211,7 +271,7 @@ function rankPattern(adapter: LoraAdapter, modules: readonly string[]): Record<s
 }
 
 /** Biases beside adapted weights are PEFT's `bias`; other whole weights are named by their modules. */
-function savedFields({ saved = {}, prefix = '' }: Adapter, modules: readonly string[]): Record<string, unknown> {
+function savedFields({ saved = {}, prefix = '' }: PeftAdapter, modules: readonly string[]): Record<string, unknown> {
   const isBias = (name: string) => name.endsWith('.bias') && modules.includes(name.slice(0, -'.bias'.length));
   const wholes = new Set(
     Object.keys(saved).flatMap((name) => (isBias(name) ? [] : [name.slice(0, name.lastIndexOf('.'))])),

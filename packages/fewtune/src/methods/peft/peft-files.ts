@@ -5,7 +5,9 @@ import { parseSafetensors, type Quantization, quantizationOf, serializeSafetenso
 import { writeFolder } from '../../artifact/folder.js';
 import { FewtuneError } from '../../errors.js';
 import { type Adapter, adaptedModules, type LoraAdapter } from './adapter.js';
-import { moduleInPython, readPeftConfig, writePeftConfig } from './peft-config.js';
+import { fromOwnFiles, isOwn, ownConfigFile, ownFiles, ownWeightsFile } from './own-files.js';
+import { isVirtual, moduleInPython, type PeftAdapter, readPeftConfig, writePeftConfig } from './peft-config.js';
+import { tableName } from './virtual-tokens.js';
 
 export const configFile = 'adapter_config.json';
 export const weightsFile = 'adapter_model.safetensors';
@@ -13,6 +15,8 @@ export const weightsFile = 'adapter_model.safetensors';
 /** Every key of an injected method stands under it; VeRA's shared matrices stand a step above. */
 const root = 'base_model.model.';
 const sharedRoot = 'base_model.';
+/** Virtual tokens stand beside the model, so PEFT wraps nothing. */
+const rootOf = (adapter: Pick<Adapter, 'method'>) => (isVirtual(adapter) ? sharedRoot : root);
 const isShared = (name: string) => name === 'vera_A' || name === 'vera_B';
 
 /** Task models put the encoder under one of these; our names have none. */
@@ -22,9 +26,11 @@ const known = {
   lora: /\.lora_(A\.weight|B\.weight|B\.bias|embedding_A|embedding_B|magnitude_vector)$/,
   ia3: /\.ia3_l$/,
   vera: /\.vera_lambda_[bd]$/,
+  prompt: /^prompt_embeddings$/,
+  prefix: /^prompt_embeddings$/,
 };
 /** What some adapter may have, and is not a weight trained whole. */
-const ofAdapters = /\.(lora_|ia3_|vera_|token_adapter\.)/;
+const ofAdapters = /\.(lora_|ia3_|vera_|token_adapter\.)|^prompt_embeddings/;
 
 /** The base's fingerprint, in the metadata of the tensor file, where Python's readers do not look. */
 const fingerprintKey = 'fewtune.base_fingerprint';
@@ -32,23 +38,29 @@ const fingerprintKey = 'fewtune.base_fingerprint';
 const quantizationKey = 'fewtune.base_quantization';
 
 /**
- * The files of an adapter as PEFT writes them. Equal adapters give equal bytes.
+ * The files of an adapter as PEFT writes them, or in a format of our own for kinds that PEFT has not. Equal adapters give
+ * equal bytes.
  *
- * @returns `adapter_config.json` and `adapter_model.safetensors`
+ * @returns `adapter_config.json` and `adapter_model.safetensors`; `fewtune_adapter.json` and `fewtune_adapter.safetensors`
  */
 export function adapterFiles(adapter: Adapter): Map<string, Uint8Array> {
+  return isOwn(adapter) ? ownFiles(adapter) : peftFiles(adapter);
+}
+
+function peftFiles(adapter: PeftAdapter): Map<string, Uint8Array> {
   const { weights, saved = {}, base = {}, prefix = '' } = adapter;
   const modules = new Set(adaptedModules(adapter));
   const tensors: Record<string, HostTensor> = {};
   for (const [name, tensor] of Object.entries(weights)) {
-    tensors[isShared(name) ? sharedRoot + name : root + prefix + name] = tensor;
+    if (name === tableName) tensors[name] = tensor;
+    else tensors[isShared(name) ? sharedRoot + name : root + prefix + name] = tensor;
   }
   for (const [name, tensor] of Object.entries(saved)) {
     const at = name.lastIndexOf('.');
     const module = name.slice(0, at);
     // A bias beside an adapted weight lies in the layer that PEFT wraps.
     const path = modules.has(module) ? `${module}.base_layer${name.slice(at)}` : name;
-    tensors[root + moduleInPython(path, prefix)] = tensor;
+    tensors[rootOf(adapter) + moduleInPython(path, prefix)] = tensor;
   }
   const metadata = {
     format: 'pt',
@@ -62,7 +74,7 @@ export function adapterFiles(adapter: Adapter): Map<string, Uint8Array> {
 }
 
 /**
- * An adapter from the two files that PEFT writes; half-precision matrices become float32.
+ * An adapter from the two files that PEFT writes, or from our own; half-precision matrices become float32.
  *
  * @param files  bytes by file name; others are not looked at
  * @param source what to call them in an error
@@ -70,6 +82,7 @@ export function adapterFiles(adapter: Adapter): Map<string, Uint8Array> {
  * @throws ModelError SAFETENSORS_INVALID for a truncated or overlapping file
  */
 export function adapterFromFiles(files: ReadonlyMap<string, Uint8Array>, source = 'the adapter'): Adapter {
+  if (files.has(ownConfigFile)) return fromOwnFiles(files, source);
   const config = files.get(configFile);
   const bytes = files.get(weightsFile);
   if (!config) throw new FewtuneError('MODEL_NOT_FOUND', `${source} has no ${configFile}, so it is no PEFT adapter.`);
@@ -93,8 +106,13 @@ export function adapterFromFiles(files: ReadonlyMap<string, Uint8Array>, source 
       weights[shared] = float32(tensor, key, source);
       continue;
     }
-    if (!key.startsWith(root)) throw corrupt(source, `the key "${key}" does not begin with "${root}"`);
-    const path = key.slice(root.length).replace(/lora_magnitude_vector\.weight$/, 'lora_magnitude_vector');
+    const beginning = rootOf(settings);
+    if (isVirtual(settings) && key === tableName) {
+      weights[key] = float32(tensor, key, source);
+      continue;
+    }
+    if (!key.startsWith(beginning)) throw corrupt(source, `the key "${key}" does not begin with "${beginning}"`);
+    const path = key.slice(beginning.length).replace(/lora_magnitude_vector\.weight$/, 'lora_magnitude_vector');
     const [found = ''] = encoderPrefix.exec(path) ?? [];
     const name = path.slice(found.length).replace('.base_layer.', '.');
     prefix ||= found;
@@ -105,7 +123,7 @@ export function adapterFromFiles(files: ReadonlyMap<string, Uint8Array>, source 
   }
   const fingerprint = metadata[fingerprintKey];
   const quantization = quantizationIn(metadata[quantizationKey], source);
-  const adapter: Adapter = {
+  const adapter: PeftAdapter = {
     ...settings,
     weights,
     ...(Object.keys(saved).length > 0 && { saved }),
@@ -125,7 +143,7 @@ export function adapterFromFiles(files: ReadonlyMap<string, Uint8Array>, source 
  * @throws FewtuneError OUTPUT_UNWRITABLE
  */
 export async function writeAdapter(folder: string, adapter: Adapter): Promise<void> {
-  await writeFolder(folder, adapterFiles(adapter), configFile);
+  await writeFolder(folder, adapterFiles(adapter), isOwn(adapter) ? ownConfigFile : configFile);
 }
 
 /**
@@ -138,13 +156,13 @@ export async function readAdapter(folder: string): Promise<Adapter> {
     throw new FewtuneError('MODEL_NOT_FOUND', `${folder}: there is no such folder.`, { cause });
   });
   const names = entries.map(({ name }) => name);
-  if (!names.includes(configFile)) {
+  if (!names.includes(configFile) && !names.includes(ownConfigFile)) {
     const below = entries.filter((entry) => entry.isDirectory()).map(({ name }) => name);
     const hint = below.length > 0 ? ` PEFT puts an adapter with a name into a folder below: ${below.join(', ')}?` : '';
     throw new FewtuneError('MODEL_NOT_FOUND', `${folder} has no ${configFile}, so it is no PEFT adapter.${hint}`);
   }
   const files = new Map<string, Uint8Array>();
-  for (const file of [configFile, weightsFile]) {
+  for (const file of [configFile, weightsFile, ownConfigFile, ownWeightsFile]) {
     if (names.includes(file)) files.set(file, await readFile(join(folder, file)));
   }
   if (names.includes('adapter_model.bin')) files.set('adapter_model.bin', new Uint8Array());
@@ -168,7 +186,16 @@ function float32(tensor: HostTensor, key: string, source: string): HostTensor {
   throw corrupt(source, `the tensor "${key}" is ${tensor.dtype}; adapters are made of floats`);
 }
 
-function checkMatrices(adapter: Adapter, source: string): void {
+function checkMatrices(adapter: PeftAdapter, source: string): void {
+  if (adapter.method === 'prompt' || adapter.method === 'prefix') {
+    const shape = adapter.weights[tableName]?.shape;
+    if (!shape) throw corrupt(source, `"${tableName}" is missing`);
+    const parts = adapter.method === 'prefix' ? 2 * adapter.layers : 1;
+    if (shape.length !== 2 || shape[1]! % parts !== 0) {
+      throw corrupt(source, `"${tableName}" is [${shape.join(', ')}], for ${parts} parts a token`);
+    }
+    return;
+  }
   if (adaptedModules(adapter).length === 0) throw corrupt(source, 'it adapts no module');
   if (adapter.method === 'lora') checkLora(adapter, source);
   else if (adapter.method === 'ia3') checkFactors(adapter.weights, source);

@@ -6,7 +6,8 @@ import type { Adapter } from './adapter.js';
  * W + share · (W' − W). Exact, because W' − W is linear in one factor of each kind.
  *
  * @param weights the encoder's, for what the adapter holds whole
- * @returns undefined for DoRA with a share below 1: its rows are normalised, so nothing of its kind lies between
+ * @returns undefined with a share below 1 where nothing of the kind lies between: DoRA, whose rows are normalised, and
+ *   virtual tokens
  */
 export function partOfAdapter(adapter: Adapter, weights: Named<HostTensor>, share: number): Adapter | undefined {
   if (share === 1) return adapter;
@@ -30,6 +31,23 @@ export function partOfAdapter(adapter: Adapter, weights: Named<HostTensor>, shar
       const part = (value: number, name: string) => (name.endsWith('.vera_lambda_b') ? share * value : value);
       return { ...adapter, weights: change(adapter.weights, part), ...whole };
     }
+    case 'bottleneck': {
+      const part = (value: number, name: string) => (name.includes('.adapter_up.') ? share * value : value);
+      return { ...adapter, weights: change(adapter.weights, part), ...whole };
+    }
+    case 'loreft': {
+      // Rᵀ (W' h + b' − R h) with W' = R + share · (W − R)
+      const part = (value: number, name: string, i: number) => {
+        if (name.endsWith('.reft_b')) return share * value;
+        if (!name.endsWith('.reft_W')) return value;
+        const from = adapter.weights[name.replace(/W$/, 'R')]!.data[i] as number;
+        return from + share * (value - from);
+      };
+      return { ...adapter, weights: change(adapter.weights, part), ...whole };
+    }
+    case 'prefix':
+    case 'prompt':
+      return undefined;
     default:
       return adapter satisfies never;
   }

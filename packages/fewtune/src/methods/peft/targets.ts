@@ -10,6 +10,9 @@ import { matchesFully } from './python-pattern.js';
  */
 export type Targets = string | readonly string[];
 
+/** Whether a module or weight is the pooler's, which no embedding reads: PEFT's `all-linear` adapts it too. */
+export const ofPooler = (name: string): boolean => name.startsWith('pooler.');
+
 /** The linear layers of an encoder by their module's name; the pooler, which no embedding reads, is none. */
 export function linearModules(weights: Named<HostTensor>): string[] {
   return Object.keys(weights)
@@ -54,3 +57,25 @@ export function namesMeant(targets: Targets, names: readonly string[], what: str
   }
   return names.filter((name) => list.some((target) => isMeant(target, name)));
 }
+
+/**
+ * Every weight of the modules that are meant, those that are adapted already excepted: they are trained whole.
+ *
+ * @param method for the error
+ * @throws FewtuneError OPTION_INVALID when a target means none, with near names
+ */
+export function savedWeights(
+  weights: Named<HostTensor>,
+  targets: Targets,
+  adapted: readonly string[],
+  method: string,
+): Record<string, HostTensor> {
+  const moduleOf = (name: string) => name.slice(0, name.lastIndexOf('.'));
+  const others = [...new Set(Object.keys(weights).map(moduleOf))].filter((module) => !adapted.includes(module));
+  const meant = new Set(namesMeant(targets, others, `${method}: no module that is not adapted already`));
+  return Object.fromEntries(Object.entries(weights).filter(([name]) => meant.has(moduleOf(name))));
+}
+
+/** A module's own number, where the first target that means it has one. */
+export const ownOf = (record: Readonly<Record<string, number>>, module: string, common: number): number =>
+  Object.entries(record).find(([target]) => isMeant(target, module))?.[1] ?? common;

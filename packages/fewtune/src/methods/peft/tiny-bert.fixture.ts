@@ -1,7 +1,7 @@
 import { readFile } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
 import { compile, constant, type HostTensor, type Named, type Tensor } from '@fewtune/engine';
-import { encode, type LinearFn, readSafetensors } from '@fewtune/models';
+import { type EncodeHooks, encode, type LinearFn, readSafetensors } from '@fewtune/models';
 import { asLora, type LoraAdapter } from './adapter.js';
 import { readAdapter } from './peft-files.js';
 
@@ -34,8 +34,8 @@ export async function hiddenStates(weights: Named<HostTensor>, adapt?: Adapt): P
   const spec = { dtype: 'int64', shape: [3, 9] } as const;
   const program = await compile(
     (inputs) => {
-      const adapted = adapt?.(constants(weights)) ?? { weights: constants(weights) };
-      return encode(tinyConfig, adapted.weights, inputs, { linear: adapted.linear });
+      const adapted: ReturnType<Adapt> = adapt?.(constants(weights)) ?? { weights: constants(weights) };
+      return encode(tinyConfig, adapted.weights, inputs, { linear: adapted.linear, hooks: adapted.hooks });
     },
     { inputIds: spec, attentionMask: spec } as const,
   );
@@ -44,7 +44,11 @@ export async function hiddenStates(weights: Named<HostTensor>, adapt?: Adapt): P
   return data as Float32Array;
 }
 
-type Adapt = (weights: Record<string, Tensor>) => { weights: Named<Tensor>; linear?: LinearFn };
+type Adapt = (weights: Record<string, Tensor>) => {
+  weights: Named<Tensor>;
+  linear?: LinearFn;
+  hooks?: EncodeHooks;
+};
 
 /** Largest difference, real tokens only: what stands on padding is never read. */
 export function largestDifference(a: ArrayLike<number>, b: ArrayLike<number>): number {

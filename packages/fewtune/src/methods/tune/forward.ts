@@ -1,8 +1,8 @@
 import type { HostTensor, Named, Tensor, TensorSpec } from '@fewtune/engine';
 import {
   type Encoder,
-  encode,
   encodeUpper,
+  encodeWith,
   type PackedInputs,
   packBatch,
   packedPairSpecs,
@@ -18,8 +18,8 @@ import type { Task } from './task.js';
 
 /** What is traced: an encoder, what is changed in it, and the head above. */
 export interface TunedModel {
-  readonly encoder: Pick<Encoder, 'config' | 'pooling' | 'hidden'>;
-  readonly adaptation: Pick<Adaptation, 'linear'>;
+  readonly encoder: Pick<Encoder, 'config' | 'pooling' | 'hidden' | 'addition'>;
+  readonly adaptation: Pick<Adaptation, 'linear' | 'hooks'>;
   readonly task: Pick<Task, 'reads' | 'logits'>;
   /** Layers that compute their inner values a second time in the backward pass. */
   readonly recompute?: number;
@@ -73,11 +73,12 @@ export function taskLogits(
   const inputs = batch as unknown as PackedInputs & { readonly states: Tensor };
   const packing = packingOf(inputs);
   const weights = { ...frozen, ...params };
-  const options = { linear: adaptation.linear?.(params, frozen), packing, recompute };
+  const [linear, hooks] = [adaptation.linear?.(params, frozen), adaptation.hooks?.(params, frozen)];
+  const options = { linear, hooks, packing, recompute };
   const hidden =
     from > 0
       ? encodeUpper(encoder.config, weights, inputs, from, options)
-      : encode(encoder.config, weights, inputs, options);
+      : encodeWith(encoder, weights, inputs, options);
   const states =
     task.reads === 'tokens' ? packing.toTokens(hidden) : pool(hidden, inputs.attentionMask, encoder.pooling);
   return task.logits(states, weights);

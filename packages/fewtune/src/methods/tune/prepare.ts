@@ -2,7 +2,7 @@ import type { Named, Tensor } from '@fewtune/engine';
 import type { Encoder } from '@fewtune/models';
 import { createRandom } from '../../data/random.js';
 import { FewtuneError } from '../../errors.js';
-import { type Adapt, type Adaptation, withoutPooler } from '../peft/adaptation.js';
+import { type Adapt, type Adaptation, refuseAddition, withoutPooler } from '../peft/adaptation.js';
 import { applyAdapter } from '../peft/adapter.js';
 import { dropTokens } from '../peft/contrastive-stage.js';
 import { startLora } from '../peft/lora-start.js';
@@ -60,10 +60,17 @@ export async function prepare(
   }
   const { train, heldOut } = splitRows(encoder, task, tokenise(encoder, examples), validation, seed);
   const random = createRandom(seed);
+  refuseAddition(encoder);
   const weights = withoutPooler(encoder.weights);
   // A vocabulary that is cut down must have the words of held-out examples too.
   const read = [...train.ids, ...(heldOut?.ids ?? [])];
   const adaptation = await adapt({ ...encoder, weights }, read, random, threads);
+  if (train.types && adaptation.ids.some((row, i) => row.length < read[i]!.length)) {
+    throw new FewtuneError(
+      'OPTION_INVALID',
+      'virtual tokens leave too few positions for the longest pair; take fewer.',
+    );
+  }
   const head = task.head(encoder.hidden, random);
   const typed = train.types !== undefined;
   const stages = checkedStages(choices, Object.keys(adaptation.params), encoder.layers);

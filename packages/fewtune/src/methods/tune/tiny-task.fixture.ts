@@ -11,7 +11,7 @@ export const tinyEncoder = {
   layers: 2,
   pooling: 'mean',
   weights: tinyWeights,
-  tokenizer: { encode: (text: string) => text.split(' ').map(Number), padId: 0, maxLength: 16, files: {} },
+  tokenizer: { encode: (text: string) => text.split(' ').map(Number), padId: 0, maxLength: 8, files: {} },
   fingerprint: 'f',
 } as unknown as Encoder;
 

@@ -6,7 +6,10 @@ import { type TuneEvent, tune } from './tune.js';
 
 const { examples, labels, task } = tinyTask(24);
 const kinds = Object.keys(adaptations) as AdaptationName[];
-const adaptOf = (name: AdaptationName) => (name === 'vera' ? adaptationOf(name, { rank: 8 }) : adaptationOf(name));
+const adaptOf = (name: AdaptationName) => {
+  const fits = name === 'vera' ? { rank: 8 } : name === 'prefix' || name === 'prompt' ? { virtualTokens: 3 } : {};
+  return adaptationOf(name, fits);
+};
 
 const farthest = (a: Named<HostTensor>, b: Named<HostTensor>) =>
   Math.max(
@@ -18,7 +21,7 @@ const farthest = (a: Named<HostTensor>, b: Named<HostTensor>) =>
 describe.each(kinds)('%s', (name) => {
   test('learns with its head, the same from the same seed, and becomes an ordinary encoder', async () => {
     const events: TuneEvent[] = [];
-    const lr = name === 'full' ? 1e-2 : name === 'lora' ? 5e-3 : 3e-2;
+    const lr = name === 'full' ? 1e-2 : name === 'lora' ? 5e-3 : name === 'prompt' ? 0.3 : 3e-2;
     const options = { epochs: 16, batchSize: 8, lr, warmup: 0, schedule: 'constant' } as const;
     await using tuned = await tune(tinyEncoder, examples, task, adaptOf(name), options, {
       onProgress: (event) => events.push(event),

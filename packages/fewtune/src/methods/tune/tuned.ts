@@ -1,6 +1,6 @@
 import type { HostTensor, Named } from '@fewtune/engine';
 import { type Encoder, fingerprint } from '@fewtune/models';
-import type { Adaptation } from '../peft/adaptation.js';
+import { type Adaptation, tunedEncoder } from '../peft/adaptation.js';
 import { type Adapter, baseOf } from '../peft/adapter.js';
 import type { Look, TunedStep } from './best-weights.js';
 import type { TuneExamples } from './examples.js';
@@ -47,7 +47,7 @@ export class Tuned {
   encoder(): Encoder {
     if (this.#merged) return this.#merged;
     const weights = { ...this.base.weights, ...this.adaptation.merge(this.params) };
-    const merged = { ...this.base, weights };
+    const merged = tunedEncoder(this.base, this.adaptation, weights);
     this.#merged = { ...merged, fingerprint: fingerprint(merged) };
     return this.#merged;
   }
