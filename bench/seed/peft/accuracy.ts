@@ -15,18 +15,18 @@ const SEEDS = [0, 1, 2, 3, 4];
 const SWEEP_SEED = 100;
 
 /** Candidates of each arm; the best on validation rows is taken, for each data set and count apart. */
-const rates = { full: [3e-5, 1e-4, 3e-4], lora: [5e-4, 1.5e-3, 4e-3] } as const;
+const rates = { full: [3e-5, 1e-4, 3e-4], lora: [3e-4, 1e-3, 3e-3] } as const;
 type TuneMethod = keyof typeof rates;
 
-/** Large sets: 4 epochs of batches of 32. Small ones: batches of 16, 10 epochs, but at least 100 steps. */
+/** Large sets: 3 epochs of batches of 32. Small ones: batches of 16, 10 epochs, but at least 100 steps. */
 function lengthOf(rows: number): { batchSize: number; epochs: number } {
-  if (rows >= 2000) return { batchSize: 32, epochs: 4 };
+  if (rows >= 2000) return { batchSize: 32, epochs: 3 };
   const batchSize = 16;
   return { batchSize, epochs: Math.max(10, Math.ceil((100 * batchSize) / rows)) };
 }
 
-/** A rate is chosen on as many rows of a class at most: rates of 64 hold for those of 16 too, at a quarter of the cost. */
-const SWEEP_SHOTS = 16;
+/** A rate is chosen on as many rows at most: rates of large sets hold for a part of them too, at a fraction of the cost. */
+const SWEEP_ROWS = 1300;
 
 interface Setting {
   readonly set: TuneSet;
@@ -76,6 +76,7 @@ async function comparison(setting: Setting, server?: PeerServer): Promise<Row[]>
     'TF-IDF and logistic regression': await runs('tfidf', '', (task) => methodArm('tfidf', task, encoder)),
     'frozen encoder and logistic regression': await runs('linear', '', (task) => methodArm('linear', task, encoder)),
     ...(shots <= 8 &&
+      set.classes.length < 10 &&
       !options.quick && {
         'few-shot recipe (`train --method lora`)': await runs('few-shot-lora', '', (task) =>
           methodArm('lora', task, encoder),
@@ -97,17 +98,26 @@ async function comparison(setting: Setting, server?: PeerServer): Promise<Row[]>
   return rows;
 }
 
-/** The rate whose run has the best accuracy on the validation rows. */
+/** The rate whose run has the best accuracy on the validation rows; where it is the largest, larger ones are tried too. */
 async function sweep(setting: Setting, method: TuneMethod): Promise<number> {
   const { set, shots, options, encoder } = setting;
   const test = indexed(set.validation, set.classes);
-  const found: { lr: number; accuracy: number }[] = [];
-  for (const lr of options.quick ? rates[method].slice(1, 2) : rates[method]) {
-    const task = { ...taskOf(setting, Math.min(shots, SWEEP_SHOTS), SWEEP_SEED), test };
-    const { accuracy } = await keptRun(setting, `sweep-${method}-${lr}`, lr, () => tuneArm(method, lr, task, encoder));
-    found.push({ lr, accuracy });
+  const task = { ...taskOf(setting, Math.min(shots, Math.floor(SWEEP_ROWS / set.classes.length)), SWEEP_SEED), test };
+  const accuracyAt = async (lr: number) =>
+    (await keptRun(setting, `sweep-${method}-${lr}`, lr, () => tuneArm(method, lr, task, encoder))).accuracy;
+  if (options.quick) return rates[method][1];
+  let best = { lr: 0, accuracy: -1 };
+  for (const lr of rates[method]) {
+    const accuracy = await accuracyAt(lr);
+    if (accuracy > best.accuracy) best = { lr, accuracy };
   }
-  return found.reduce((best, next) => (next.accuracy > best.accuracy ? next : best)).lr;
+  while (best.lr >= rates[method].at(-1)!) {
+    const lr = 3 * best.lr;
+    const accuracy = await accuracyAt(lr);
+    if (accuracy <= best.accuracy) break;
+    best = { lr, accuracy };
+  }
+  return best.lr;
 }
 
 async function peerRuns(

@@ -18,8 +18,8 @@ export interface Indexed {
   readonly labels: Int32Array;
 }
 
-/** Rows of every class that choose the learning rate. */
-const VALIDATION = 8;
+/** Rows that choose the learning rate, in all; of a class at least as many as the second. */
+const VALIDATION = [300, 8] as const;
 const SEED = 1234;
 
 /** Sentences of financial news (sentiment), AG News (topics), Banking77 (intents). */
@@ -56,17 +56,18 @@ function financial(): TuneSet {
 function cut(name: string, train: Labelled, test: Labelled): TuneSet {
   const classes = [...new Set(train.labels)].sort();
   const random = generator(SEED);
+  const held = Math.max(VALIDATION[1], VALIDATION[0] / classes.length);
   const order = classes.map((label) => shuffled(rowsOf(train, label), random));
   return {
     name,
     classes,
     validation: take(
       train,
-      order.flatMap((rows) => rows.slice(0, VALIDATION)),
+      order.flatMap((rows) => rows.slice(0, held)),
     ),
     pool: take(
       train,
-      order.flatMap((rows) => rows.slice(VALIDATION)),
+      order.flatMap((rows) => rows.slice(held)),
     ),
     test,
   };
