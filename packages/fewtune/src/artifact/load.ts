@@ -72,18 +72,28 @@ export async function readSealedFolder<T extends Pick<Manifest, 'files'>>(
   return { manifest, files: await readVerified(folder, manifest.files) };
 }
 
+/** The task in a folder's manifest; undefined where there is none to be read. */
+export async function taskOfFolder(folder: string): Promise<string | undefined> {
+  const text = await readFile(join(folder, manifestFile), 'utf8').catch(() => '');
+  return taskIn(text);
+}
+
+function taskIn(manifest: string): string | undefined {
+  try {
+    const found = (JSON.parse(manifest) as { task?: unknown } | null)?.task;
+    return typeof found === 'string' ? found : undefined;
+  } catch {
+    return undefined; // damaged: said where it is read
+  }
+}
+
 /** What opens a folder, by the task in its manifest. */
 const openedBy: Readonly<Record<string, string>> = { 'text-classification': 'load', 'fine-tuned': 'loadTuned' };
 
 /** A folder of another kind is no damaged one. */
 function refuseOtherTask(text: string, wanted: string, folder: string): void {
-  let found: unknown;
-  try {
-    found = (JSON.parse(text) as { task?: unknown } | null)?.task;
-  } catch {
-    return; // damaged: said where it is read
-  }
-  if (typeof found !== 'string' || found === wanted || !Object.hasOwn(openedBy, found)) return;
+  const found = taskIn(text);
+  if (found === undefined || found === wanted || !Object.hasOwn(openedBy, found)) return;
   throw new FewtuneError(
     'MODEL_UNSUPPORTED',
     `${folder}: this model is for ${found}, not ${wanted}. Open it with ${openedBy[found]}.`,

@@ -1,10 +1,12 @@
 import { existsSync } from 'node:fs';
 import { basename, extname, join } from 'node:path';
-import { Command } from 'commander';
+import { embeddedEncoderId } from '@fewtune/models';
+import { Command, Option } from 'commander';
 import { adaptersFolder } from '../artifact/adapter-names.js';
 import { checkOutput } from '../artifact/folder.js';
 import { profile } from '../data/profile.js';
 import { readTable } from '../data/read-table.js';
+import type { TargetKind } from '../data/task-dataset.js';
 import { FewtuneError } from '../errors.js';
 import { type AdaptationName, adaptationOf, adaptations } from '../methods/peft/adaptations.js';
 import type { Run } from '../run.js';
@@ -13,6 +15,7 @@ import { describeData, describeReport } from '../workflow/describe.js';
 import { type Finetuned, finetune, splitOptions } from '../workflow/finetune.js';
 import { type FinetunedOnnx, type FinetuneEvent, finetuneOnnx, parseFinetuneOnnx } from '../workflow/finetune-onnx.js';
 import { findOnnx } from '../workflow/onnx-text.js';
+import { finetuneForTask, isForTask, refuseTask, type TaskFlags, taskKinds } from './finetune-task.js';
 import { assignment, integer, jsonOption, labelOption, positive, textOption, threadsOption } from './options.js';
 import { Progress } from './progress.js';
 import { testFrom } from './train.js';
@@ -29,6 +32,11 @@ interface FinetuneFlags {
   set?: Record<string, unknown>;
   tokenizer?: string;
   output?: string;
+  task: TargetKind;
+  pair?: string;
+  separator?: string;
+  order?: string[];
+  loss?: TaskFlags['loss'];
   name: string;
   out?: string;
   seed: number;
@@ -43,6 +51,13 @@ export function finetuneCommand(signal: AbortSignal): Command {
     .argument('<data>', 'CSV, TSV, JSONL, JSON or Parquet file with a text and a label column')
     .addOption(textOption())
     .addOption(labelOption())
+    .addOption(new Option('--task <kind>', 'what is learned of each text').choices(taskKinds).default('classification'))
+    .option('--pair <column>', 'column with second texts: each row is a pair')
+    .option('--separator <text>', 'between the labels of one cell (multi-label); default: |')
+    .option('--order <labels>', 'grades from the lowest to the highest (ordinal), divided by commas', (text: string) =>
+      text.split(',').map((label) => label.trim()),
+    )
+    .addOption(new Option('--loss <name>', 'of grades or of values').choices(['likelihood', 'coral', 'mse', 'huber']))
     .option('--test <file|fraction>', 'file to measure on, or fraction of the rows to put aside')
     .option('--method <name>', `${Object.keys(adaptations).join(', ')}; in ONNX models lora`, 'lora')
     .option(
@@ -66,6 +81,17 @@ export function finetuneCommand(signal: AbortSignal): Command {
       const onnx = await isOnnx(base);
       if (onnx) checkOnnx(flags, options);
       else checkEncoder(flags, options);
+      if (isForTask(flags)) {
+        await finetuneForTask({
+          ...flags,
+          base: base === 'minilm' ? embeddedEncoderId : base,
+          file,
+          out,
+          options,
+          signal,
+        });
+        return;
+      }
       await checkOutput(out); // before any work is done
       const columns = { text: flags.text, label: flags.label, signal };
       const data = await readTable(file, columns);
@@ -102,7 +128,9 @@ async function isOnnx(base: string): Promise<boolean> {
   return !existsSync(join(base, 'model.safetensors')) && (await findOnnx(base)) !== undefined;
 }
 
-function checkOnnx({ method }: FinetuneFlags, options: Record<string, unknown>): void {
+function checkOnnx(flags: FinetuneFlags, options: Record<string, unknown>): void {
+  const { method } = flags;
+  refuseTask(flags);
   parseFinetuneOnnx(options);
   if (method !== 'lora')
     throw new FewtuneError('OPTION_INVALID', `--method ${method}: an ONNX model is fine-tuned by lora.`);

@@ -1,10 +1,12 @@
 import { Command, Option } from 'commander';
 import type { Prediction } from '../artifact/classifier.js';
+import { taskOfFolder } from '../artifact/load.js';
 import { readTexts } from '../data/read-table.js';
 import { FewtuneError, throwIfAborted } from '../errors.js';
 import { oneLine, percent, printable, table } from '../text.js';
 import { load } from '../workflow/load.js';
 import { integer, jsonOption, textOption, threadsOption } from './options.js';
+import { predictTuned } from './predict-tuned.js';
 import { reportRepairs } from './repairs.js';
 
 interface PredictFlags {
@@ -31,7 +33,13 @@ export function predictCommand(signal: AbortSignal): Command {
     .addOption(jsonOption())
     .action(async (folder: string, given: string[], flags: PredictFlags) => {
       const texts = await textsFrom(given, flags, signal);
-      const model = await load(folder, { weights: flags.quantized ? 'quantized' : 'fp32', threads: flags.threads });
+      const options = { weights: flags.quantized ? 'quantized' : 'fp32', threads: flags.threads } as const;
+      if ((await taskOfFolder(folder)) === 'fine-tuned') {
+        const { json, explain } = flags;
+        process.stdout.write(`${await predictTuned(folder, texts, { ...options, json, explain, signal })}\n`);
+        return;
+      }
+      const model = await load(folder, options);
       const predictions = await model.predict(texts, { signal, explain: flags.explain });
       await model.dispose();
       process.stdout.write(

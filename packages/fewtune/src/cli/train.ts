@@ -102,22 +102,23 @@ export async function testFrom(
   given: string | undefined,
   columns: { text?: string; label?: string; signal: AbortSignal },
 ): Promise<TextDataset | number | undefined> {
-  if (given === undefined || !/^[-+]?(\d*\.)?\d+(e[-+]?\d+)?$/i.test(given)) {
-    if (given === undefined) {
-      return undefined;
-    }
-    const test = await readTable(given, { ...columns, purpose: 'test' });
-    reportRepairs(test);
-    return test;
-  }
+  if (given === undefined) return undefined;
+  const share = shareIn(given);
+  if (share !== undefined) return share;
+  const test = await readTable(given, { ...columns, purpose: 'test' });
+  reportRepairs(test);
+  return test;
+}
+
+/** The fraction that `--test` names; undefined where it names a file. @throws FewtuneError OPTION_INVALID */
+export function shareIn(given: string): number | undefined {
+  if (!/^[-+]?(\d*\.)?\d+(e[-+]?\d+)?$/i.test(given)) return undefined;
   const fraction = Number(given);
-  if (fraction <= 0 || fraction >= 1) {
-    throw new FewtuneError(
-      'OPTION_INVALID',
-      `--test ${given}: a fraction lies between 0 and 1, for instance 0.2. For a file of that name write ./${given}.`,
-    );
-  }
-  return fraction;
+  if (fraction > 0 && fraction < 1) return fraction;
+  throw new FewtuneError(
+    'OPTION_INVALID',
+    `--test ${given}: a fraction lies between 0 and 1, for instance 0.2. For a file of that name write ./${given}.`,
+  );
 }
 
 /** The document of `train --json`. */

@@ -52,8 +52,18 @@ function checkTest(test: TaskDataset, data: TaskDataset): void {
   if (targets.kind !== data.targets.kind || (test.pairs === undefined) !== (data.pairs === undefined)) {
     throw new FewtuneError('OPTION_INVALID', `test: ${test.source} was read for another task than ${data.source}.`);
   }
+  checkLabels(test, outputsOf(data.targets), data.source);
+}
+
+/**
+ * Whether every label of some rows is known.
+ *
+ * @param where what knows them: a file, or the model
+ * @throws FewtuneError LABEL_UNKNOWN
+ */
+export function checkLabels({ source, lines, targets }: TaskDataset, names: readonly string[], where: string): void {
   if (targets.kind === 'regression') return;
-  const known = new Set(outputsOf(data.targets));
+  const known = new Set(names);
   const labels =
     targets.kind === 'tokens'
       ? targets.entities.map((some) => some.map(({ label }) => label))
@@ -63,6 +73,6 @@ function checkTest(test: TaskDataset, data: TaskDataset): void {
   const unknown = labels[row]!.find((label) => !known.has(label));
   throw new FewtuneError(
     'LABEL_UNKNOWN',
-    `${test.source}:${test.lines[row]}: the label ${JSON.stringify(unknown)} is not in ${data.source}. Known are ${quoteSome([...known])}.`,
+    `${source}:${lines[row]}: the label ${JSON.stringify(unknown)} is not in ${where}. Known are ${quoteSome(names)}.`,
   );
 }

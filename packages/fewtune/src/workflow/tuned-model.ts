@@ -57,6 +57,12 @@ export class TunedModel {
     return this.state.report;
   }
 
+  /** What it tells apart: labels of texts or of entities; of values, their names. */
+  get labels(): readonly string[] {
+    const { kind, outputs } = this.report;
+    return kind === 'tokens' ? labelsOfTags(outputs)! : outputs;
+  }
+
   /**
    * @param texts of pairs, `[first, second]` each
    * @throws FewtuneError TEXT_BLANK, OPTION_INVALID (pairs for texts, or the reverse), INTERRUPTED
@@ -65,10 +71,10 @@ export class TunedModel {
     texts: readonly string[] | readonly (readonly [string, string])[],
     options: RunOptions = {},
   ): Promise<TunedPrediction[]> {
+    const { labels } = this;
     const { kind, outputs, thresholds } = this.report;
     const { first, second } = this.split(texts);
     const logits = await this.state.session.run(first, { ...options, pairs: second });
-    const labels = kind === 'tokens' ? labelsOfTags(outputs)! : [];
     return first.map((text, row): TunedPrediction => {
       const own = logits[row]!;
       switch (kind) {
