@@ -3,11 +3,17 @@ import { Unavailable } from '../lib/paths.js';
 import { peersPython } from '../lib/peers.js';
 import type { Row } from '../lib/report.js';
 import { accuracyRows } from './peft/accuracy.js';
+import { cachedRows } from './peft/cached.js';
+import { quantisedRows } from './peft/quantised.js';
+import { residentRows } from './peft/resident.js';
 
 type PeftPart = (options: Options, python?: string) => Promise<Row[]>;
 
 const parts: Readonly<Record<string, PeftPart>> = {
   accuracy: accuracyRows,
+  cached: cachedRows,
+  resident: residentRows,
+  quantised: quantisedRows,
 };
 
 export const peftParts: readonly string[] = Object.keys(parts);
