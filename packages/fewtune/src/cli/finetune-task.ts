@@ -1,3 +1,4 @@
+import { rm } from 'node:fs/promises';
 import { checkOutput } from '../artifact/folder.js';
 import type { Measured } from '../artifact/task-manifest.js';
 import { type ReadTaskOptions, readTask } from '../data/read-task.js';
@@ -9,9 +10,9 @@ import { splitOptions } from '../workflow/finetune.js';
 import { finetuneTask } from '../workflow/finetune-task.js';
 import { checkFinetuneTaskOptions, type FinetuneTaskOptions } from '../workflow/finetune-task-options.js';
 import type { TunedModel } from '../workflow/tuned-model.js';
-import { Progress } from './progress.js';
 import { reportRepairs } from './repairs.js';
 import { shareIn } from './train.js';
+import { watch } from './watch.js';
 
 export const taskKinds: readonly TargetKind[] = ['classification', 'multi-label', 'ordinal', 'regression', 'tokens'];
 
@@ -34,6 +35,8 @@ export interface TaskRun extends TaskFlags {
   readonly method: string;
   /** Of the method, of the training, and `validation` and `patience`, as they were given. */
   readonly options: Readonly<Record<string, unknown>>;
+  /** The run's state, a state to go on from, its metrics. */
+  readonly kept: { readonly checkpoint: { readonly path: string }; readonly resume?: string; readonly log?: string };
   readonly seed: number;
   readonly threads?: number;
   readonly json?: boolean;
@@ -51,20 +54,16 @@ export async function finetuneForTask(run: TaskRun): Promise<void> {
   reportRepairs(data);
   const test = await testOf(run.test, columns, data);
   const tuning = finetuneTask(run.base, data, { ...options, ...(test !== undefined && { test }), signal });
-  const progress = new Progress();
-  try {
-    for await (const event of tuning) progress.show(event);
-  } finally {
-    progress.done();
-  }
-  await using model = await tuning.result;
+  const checkpoint = run.kept.checkpoint.path;
+  await using model = await watch(tuning, checkpoint);
   await model.save(out, { signal });
+  await rm(checkpoint, { force: true });
   process.stdout.write(
     json ? `${JSON.stringify(documentOf(model, out))}\n` : `${describeTuned(model)}\nsaved     ${out}\n`,
   );
 }
 
-function optionsOf({ method, options: given, loss, seed, threads }: TaskRun): FinetuneTaskOptions {
+function optionsOf({ method, options: given, kept, loss, seed, threads }: TaskRun): FinetuneTaskOptions {
   const { tuning, own } = splitOptions(method, given);
   // Only what was given: the defaults of a task are its own.
   const tune = Object.fromEntries(Object.entries(tuning).filter(([name]) => Object.hasOwn(given, name)));
@@ -72,7 +71,7 @@ function optionsOf({ method, options: given, loss, seed, threads }: TaskRun): Fi
   return {
     method: method as AdaptationName,
     options: own,
-    tune,
+    tune: { ...tune, ...kept },
     ...(validation !== undefined && { validation }),
     ...(patience !== undefined && { patience }),
     ...(loss !== undefined && { loss }),

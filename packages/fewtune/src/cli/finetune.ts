@@ -1,4 +1,5 @@
 import { existsSync } from 'node:fs';
+import { rm } from 'node:fs/promises';
 import { basename, extname, join } from 'node:path';
 import { embeddedEncoderId } from '@fewtune/models';
 import { Command, Option } from 'commander';
@@ -17,8 +18,8 @@ import { type FinetunedOnnx, type FinetuneEvent, finetuneOnnx, parseFinetuneOnnx
 import { findOnnx } from '../workflow/onnx-text.js';
 import { finetuneForTask, isForTask, refuseTask, type TaskFlags, taskKinds } from './finetune-task.js';
 import { assignment, integer, jsonOption, labelOption, positive, textOption, threadsOption } from './options.js';
-import { Progress } from './progress.js';
 import { testFrom } from './train.js';
+import { checkpointOf, watch } from './watch.js';
 
 interface FinetuneFlags {
   text?: string;
@@ -37,6 +38,8 @@ interface FinetuneFlags {
   separator?: string;
   order?: string[];
   loss?: TaskFlags['loss'];
+  resume?: boolean;
+  log?: string;
   name: string;
   out?: string;
   seed: number;
@@ -70,6 +73,8 @@ export function finetuneCommand(signal: AbortSignal): Command {
     .option('--set <name=value>', 'another option of the training; repeat for several', assignment)
     .option('--tokenizer <dir>', 'folder with tokenizer.json, where it is not beside the model')
     .option('--output <name>', "the model's output to read, where several could be meant")
+    .option('--resume', 'go on with a run that was interrupted')
+    .option('--log <dir>', 'folder for metrics.jsonl and TensorBoard')
     .option('--name <name>', 'what the adapter is called in the folder', 'tuned')
     .option('--out <dir>', 'model folder to write; default: models/<name of the data file>')
     .option('--seed <n>', 'same seed, same result', integer(0), 7)
@@ -81,9 +86,16 @@ export function finetuneCommand(signal: AbortSignal): Command {
       const onnx = await isOnnx(base);
       if (onnx) checkOnnx(flags, options);
       else checkEncoder(flags, options);
+      const checkpoint = checkpointOf(out);
+      const kept = {
+        checkpoint: { path: checkpoint },
+        ...(flags.resume && { resume: checkpoint }),
+        ...(flags.log !== undefined && { log: flags.log }),
+      };
       if (isForTask(flags)) {
         await finetuneForTask({
           ...flags,
+          kept,
           base: base === 'minilm' ? embeddedEncoderId : base,
           file,
           out,
@@ -101,15 +113,10 @@ export function finetuneCommand(signal: AbortSignal): Command {
       const shared = { options, test, name, seed, threads, signal };
       const run: Run<FinetuneEvent, Tuned> = onnx
         ? finetuneOnnx(base, data, { ...shared, tokenizer, output })
-        : finetune(base, data, { ...shared, method: flags.method as AdaptationName });
-      const progress = new Progress();
-      try {
-        for await (const event of run) progress.show(event);
-      } finally {
-        progress.done();
-      }
-      const tuned = await run.result;
+        : finetune(base, data, { ...shared, ...kept, method: flags.method as AdaptationName });
+      const tuned = await watch(run, checkpoint);
       await tuned.model.save(out, { signal });
+      await rm(checkpoint, { force: true });
       const adapter = tuned.adapter ? join(out, adaptersFolder, name) : null;
       process.stdout.write(
         flags.json
@@ -129,7 +136,13 @@ async function isOnnx(base: string): Promise<boolean> {
 }
 
 function checkOnnx(flags: FinetuneFlags, options: Record<string, unknown>): void {
-  const { method } = flags;
+  const { method, resume, log } = flags;
+  if (resume || log !== undefined) {
+    throw new FewtuneError(
+      'OPTION_INVALID',
+      `--${resume ? 'resume' : 'log'} is for encoders; a run in an ONNX model keeps nothing.`,
+    );
+  }
   refuseTask(flags);
   parseFinetuneOnnx(options);
   if (method !== 'lora')

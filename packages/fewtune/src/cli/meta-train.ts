@@ -1,6 +1,5 @@
-import { existsSync } from 'node:fs';
 import { readFile, rm } from 'node:fs/promises';
-import { basename, dirname, extname, join, resolve } from 'node:path';
+import { basename, extname, join } from 'node:path';
 import { Command, InvalidArgumentError } from 'commander';
 import { checkOutput } from '../artifact/folder.js';
 import { metaManifestFile } from '../artifact/meta-manifest.js';
@@ -18,8 +17,8 @@ import {
 } from '../workflow/meta-train.js';
 import type { MetaTrained } from '../workflow/meta-trained.js';
 import { assignment, integer, jsonOption, labelOption, textOption, threadsOption } from './options.js';
-import { Progress } from './progress.js';
 import { reportRepairs } from './repairs.js';
+import { checkpointOf, watch } from './watch.js';
 
 interface MetaTrainFlags {
   text?: string;
@@ -56,8 +55,7 @@ export function metaTrainCommand(signal: AbortSignal): Command {
     .addOption(jsonOption())
     .action(async (file: string, flags: MetaTrainFlags) => {
       const out = flags.out ?? join('starts', basename(file, extname(file)));
-      const target = resolve(out);
-      const checkpoint = join(dirname(target), `.${basename(target)}.checkpoint.safetensors`);
+      const checkpoint = checkpointOf(out);
       const { method, set, split, encoder, resume, seed, threads } = flags;
       const given = { method, options: set, split, encoder, checkpoint, resume, seed, threads, signal };
       checkMetaTrainOptions(given);
@@ -65,31 +63,12 @@ export function metaTrainCommand(signal: AbortSignal): Command {
       const data = await readTable(file, { text: flags.text, label: flags.label, signal });
       reportRepairs(data);
       const fold = await foldFrom(flags, data.classes);
-      const start = await runMetaTraining(() => metaTrainEncoder(data, { ...given, fold }), checkpoint);
+      const start = await watch(metaTrainEncoder(data, { ...given, fold }), checkpoint);
       await start.save(out, { signal });
       await rm(checkpoint, { force: true });
       const document = { start: out, ...documentOf(start) };
       process.stdout.write(flags.json ? `${JSON.stringify(document)}\n` : `${describe(start)}\nsaved  ${out}\n`);
     });
-}
-
-async function runMetaTraining(
-  begin: () => ReturnType<typeof metaTrainEncoder>,
-  checkpoint: string,
-): Promise<MetaTrained> {
-  const progress = new Progress();
-  const run = begin();
-  try {
-    for await (const event of run) progress.show(event);
-    return await run.result;
-  } catch (error) {
-    if (error instanceof FewtuneError && error.code === 'INTERRUPTED' && existsSync(checkpoint)) {
-      throw new FewtuneError('INTERRUPTED', 'interrupted: the run is kept; --resume goes on with it', { cause: error });
-    }
-    throw error;
-  } finally {
-    progress.done();
-  }
 }
 
 /** `0.5,0.25,0.25` or `50,50,50`: classes to train on, validate on, test on. */

@@ -22,9 +22,10 @@ export class Progress {
   }
 
   show(state: ProgressState): void {
-    if (state.metrics.warning !== undefined) {
+    const { warning, note } = state.metrics;
+    if (warning !== undefined || note !== undefined) {
       this.done();
-      this.stream.write(`${printable(`warning: ${state.metrics.warning}`)}\n`);
+      this.stream.write(`${printable(warning === undefined ? String(note) : `warning: ${warning}`)}\n`);
       return;
     }
     const detail = Object.entries(state.metrics)

@@ -10,8 +10,8 @@ import { describeData, describeReport } from '../workflow/describe.js';
 import { checkTrainOptions, train, trainDefaults } from '../workflow/train.js';
 import type { TrainedModel } from '../workflow/trained-model.js';
 import { assignment, integer, jsonOption, labelOption, positive, textOption, threadsOption } from './options.js';
-import { Progress } from './progress.js';
 import { reportRepairs } from './repairs.js';
+import { watch } from './watch.js';
 
 interface TrainFlags {
   text?: string;
@@ -85,16 +85,7 @@ async function runTraining(
   signal: AbortSignal,
 ): Promise<TrainedModel> {
   const { method, set, encoder, from, keepExamples, seed, budget, threads } = flags;
-  const run = train(data, { method, options: set, test, encoder, from, keepExamples, seed, budget, threads, signal });
-  const progress = new Progress();
-  try {
-    for await (const event of run) {
-      progress.show(event);
-    }
-  } finally {
-    progress.done();
-  }
-  return run.result;
+  return watch(train(data, { method, options: set, test, encoder, from, keepExamples, seed, budget, threads, signal }));
 }
 
 /** `--test 0.2` is a fraction, anything else a file. */

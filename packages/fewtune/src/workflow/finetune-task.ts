@@ -8,6 +8,7 @@ import type { TaskDataset } from '../data/task-dataset.js';
 import { FewtuneError, throwIfAborted } from '../errors.js';
 import { type AdaptationName, adaptationOf } from '../methods/peft/adaptations.js';
 import { joined } from '../methods/tune/logits.js';
+import { describePlan, planTuning } from '../methods/tune/plan.js';
 import { tune } from '../methods/tune/tune.js';
 import { type Run, startRun } from '../run.js';
 import { version } from '../version.js';
@@ -90,29 +91,26 @@ async function learn(
   const task = taskOf(train, names, encoder.tokenizer, options.loss);
   const heldTask = taskOf(held, names, encoder.tokenizer, options.loss, 'scale' in task ? task.scale : undefined);
   const settings = { ...tuneDefaults(method, train.texts.length), ...options.tune };
-  const tuned = await tune(
-    encoder,
-    { texts: train.texts, pairs: train.pairs },
-    task,
-    adapt,
-    {
-      ...settings,
-      validation: { on: { examples: { texts: held.texts, pairs: held.pairs }, task: heldTask }, patience },
-    },
-    {
-      seed,
-      threads,
-      signal,
-      onProgress: ({ step, steps, loss, lr, epoch, look, warning }) =>
-        emit('tune', step / steps, {
-          epoch,
-          loss,
-          lr,
-          ...(look && { heldOutLoss: look.loss, [look.score.name]: look.score.value }),
-          ...(warning !== undefined && { warning }),
-        }),
-    },
-  );
+  const examples = { texts: train.texts, pairs: train.pairs };
+  const whole = {
+    ...settings,
+    validation: { on: { examples: { texts: held.texts, pairs: held.pairs }, task: heldTask }, patience },
+  };
+  const plan = await planTuning(encoder, examples, task, adapt, whole, { seed, threads });
+  emit('baselines', 1, { note: describePlan(plan) });
+  const tuned = await tune(encoder, examples, task, adapt, whole, {
+    seed,
+    threads,
+    signal,
+    onProgress: ({ step, steps, loss, lr, epoch, look, warning }) =>
+      emit('tune', step / steps, {
+        epoch,
+        loss,
+        lr,
+        ...(look && { heldOutLoss: look.loss, [look.score.name]: look.score.value }),
+        ...(warning !== undefined && { warning }),
+      }),
+  });
   emit('evaluate', 0);
   const heldLogits = await tuned.logits(held.texts, { pairs: held.pairs, signal });
   const temperature = temperatureOf(held, names, heldLogits);

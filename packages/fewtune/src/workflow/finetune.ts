@@ -14,6 +14,8 @@ import { type AdaptationName, adaptationOf, adaptations } from '../methods/peft/
 import type { Adapter } from '../methods/peft/adapter.js';
 import { besideEncoder } from '../methods/peft/merge.js';
 import { adapterFolderFiles } from '../methods/peft/model-adapters.js';
+import { type TuneOptions, tuneOptionNames } from '../methods/tune/options.js';
+import { describePlan, planTuning } from '../methods/tune/plan.js';
 import type { ParameterReport } from '../methods/tune/report.js';
 import { classification } from '../methods/tune/tasks/classification.js';
 import { tune } from '../methods/tune/tune.js';
@@ -36,6 +38,10 @@ export interface FinetuneOptions {
   readonly options?: Readonly<Record<string, unknown>>;
   /** Rows to measure on: another dataset, or the fraction of the rows (of every class) that is put aside. */
   readonly test?: TextDataset | number;
+  /** As `tune`'s: where the run's state is kept, a state to go on from, a folder for its metrics. */
+  readonly checkpoint?: TuneOptions['checkpoint'];
+  readonly resume?: string;
+  readonly log?: string;
   /** What the adapter is called in the model folder; `tuned`. */
   readonly name?: string;
   /** Default 7. */
@@ -53,24 +59,6 @@ export interface Finetuned {
   readonly merge: MergeReport;
   readonly parameters: ParameterReport;
 }
-
-/** Options that are `tune`'s; the others are the method's. */
-const ofTuning = [
-  'epochs',
-  'batchSize',
-  'accumulate',
-  'groupByLength',
-  'lr',
-  'headLr',
-  'schedule',
-  'warmup',
-  'weightDecay',
-  'clipNorm',
-  'tokenDropout',
-  'precision',
-  'recompute',
-  'rateHalvings',
-] as const;
 
 /**
  * Fine-tunes an encoder with a head on labelled texts, one label each: `tune`, measured and as a model folder.
@@ -116,22 +104,27 @@ async function work(
   const { classes } = learned;
   show('read', 0.01, { examples: learned.texts.length, classes: classes.length });
   const on = { examples: { texts: held.texts }, task: classification(held.labels, classes) };
-  const tuned = await tune(
-    encoder,
-    { texts: learned.texts },
-    classification(learned.labels, classes),
-    adapt,
-    { ...tuning, validation: { on, ...(patience !== 'none' && { patience }) } },
-    {
-      seed,
-      threads,
-      signal,
-      onProgress({ step, steps, epoch, loss, lr, look, warning }) {
-        const looked = look && { validation: look.score.value, validationLoss: look.loss };
-        show('fit', 0.02 + (0.9 * step) / steps, warning ? { warning } : { epoch, loss, lr, ...looked });
-      },
+  const task = classification(learned.labels, classes);
+  const examples = { texts: learned.texts };
+  const { checkpoint, resume, log } = options;
+  const settings: TuneOptions = {
+    ...tuning,
+    validation: { on, ...(patience !== 'none' && { patience }) },
+    ...(checkpoint && { checkpoint }),
+    ...(resume !== undefined && { resume }),
+    ...(log !== undefined && { log }),
+  };
+  const plan = await planTuning(encoder, examples, task, adapt, settings, { seed, threads });
+  show('read', 0.02, { note: describePlan(plan) });
+  const tuned = await tune(encoder, examples, task, adapt, settings, {
+    seed,
+    threads,
+    signal,
+    onProgress({ step, steps, epoch, loss, lr, look, warning }) {
+      const looked = look && { validation: look.score.value, validationLoss: look.loss };
+      show('fit', 0.02 + (0.9 * step) / steps, warning ? { warning } : { epoch, loss, lr, ...looked });
     },
-  );
+  });
   try {
     const head = headOf(tuned.head);
     const heldLogits = await tuned.logits(held.texts, { signal });
@@ -228,7 +221,7 @@ export function splitOptions(method: string, given: Readonly<Record<string, unkn
       `patience: ${JSON.stringify(patience)}; give a whole number above 0, or none.`,
     );
   }
-  const isTuning = (key: string) => (ofTuning as readonly string[]).includes(key);
+  const isTuning = (key: string) => tuneOptionNames.includes(key);
   const part = (wanted: boolean) =>
     Object.fromEntries(Object.entries(rest).filter(([key]) => isTuning(key) === wanted));
   return {

@@ -44,6 +44,9 @@ const schema = z.strictObject({
   rateHalvings: z.number().int().min(0).default(4),
 });
 
+/** Options that are numbers and words, by name: what a command line can set. */
+export const tuneOptionNames: readonly string[] = Object.keys(schema.shape);
+
 /** How an encoder is fine-tuned; everything may be left out. */
 export interface TuneOptions extends Pick<EpochOptions<never>, 'checkpoint' | 'resume'> {
   /** Passes over the examples; 3. */
