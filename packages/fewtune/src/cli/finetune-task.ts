@@ -65,13 +65,11 @@ export async function finetuneForTask(run: TaskRun): Promise<void> {
 
 function optionsOf({ method, options: given, kept, loss, seed, threads }: TaskRun): FinetuneTaskOptions {
   const { tuning, own } = splitOptions(method, given);
-  // Only what was given: the defaults of a task are its own.
-  const tune = Object.fromEntries(Object.entries(tuning).filter(([name]) => Object.hasOwn(given, name)));
   const { validation, patience } = given as Pick<FinetuneTaskOptions, 'validation' | 'patience'>;
   return {
     method: method as AdaptationName,
     options: own,
-    tune: { ...tune, ...kept },
+    tune: { ...tuning, ...kept },
     ...(validation !== undefined && { validation }),
     ...(patience !== undefined && { patience }),
     ...(loss !== undefined && { loss }),

@@ -1,5 +1,7 @@
 import { createHash } from 'node:crypto';
 import { existsSync } from 'node:fs';
+import { mkdir } from 'node:fs/promises';
+import { dirname } from 'node:path';
 import type { HostTensor, Named } from '@fewtune/engine';
 import { ModelError, readSafetensors, writeSafetensors } from '@fewtune/models';
 import { FewtuneError } from '../errors.js';
@@ -45,6 +47,7 @@ export async function writeCheckpoint<P extends object = Progress>(
 ): Promise<void> {
   const metadata = { configuration: JSON.stringify(configuration), progress: JSON.stringify(progress) };
   try {
+    await mkdir(dirname(path), { recursive: true });
     await writeSafetensors(path, state, metadata);
   } catch (cause) {
     throw new FewtuneError('OUTPUT_UNWRITABLE', `the checkpoint cannot be written to ${path}.`, { cause });

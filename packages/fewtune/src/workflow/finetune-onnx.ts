@@ -263,7 +263,7 @@ async function finetune(
         kind: 'test',
         examples: measured.texts.length,
         how: test
-          ? `${test.how} The epoch and the temperature were chosen on ${validation.texts.length} of the training rows.`
+          ? `${test.how} The epoch and the temperature were chosen on ${validation.texts.length} of the other rows.`
           : `${measured.texts.length} rows that were not learned from, but that the epoch and the temperature were chosen on: ` +
             'slightly optimistic. Give --test for rows that nothing was chosen on.',
       },

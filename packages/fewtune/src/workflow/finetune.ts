@@ -22,6 +22,7 @@ import { tune } from '../methods/tune/tune.js';
 import { type Run, startRun } from '../run.js';
 import { version } from '../version.js';
 import { compareLogits, type FinetuneEvent, holdOut, type MergeReport } from './finetune-onnx.js';
+import { tuneDefaults } from './finetune-task-options.js';
 import { divide } from './hold-out.js';
 import { metricsOf } from './measure.js';
 import { encoderNamed, headLogits } from './merge.js';
@@ -32,7 +33,7 @@ export interface FinetuneOptions {
   /** Which weights are trained, and how; `lora`. */
   readonly method?: AdaptationName;
   /**
-   * Of the method, of `tune` (epochs 5, lr 5e-4 or 1e-4 for `full`, …), `validation` (the share of every class that is held
+   * Of the method, of `tune` (its defaults are those of `finetuneTask`), `validation` (the share of every class that is held
    * back, 0.2) and `patience` (looks at it without a lower loss before the end, 3, or `none`).
    */
   readonly options?: Readonly<Record<string, unknown>>;
@@ -107,8 +108,9 @@ async function work(
   const task = classification(learned.labels, classes);
   const examples = { texts: learned.texts };
   const { checkpoint, resume, log } = options;
+  const chosen = { ...tuneDefaults(method, learned.texts.length), ...tuning };
   const settings: TuneOptions = {
-    ...tuning,
+    ...chosen,
     validation: { on, ...(patience !== 'none' && { patience }) },
     ...(checkpoint && { checkpoint }),
     ...(resume !== undefined && { resume }),
@@ -154,7 +156,7 @@ async function work(
       created: new Date().toISOString(),
       method: {
         name: method,
-        options: { ...own, ...tuning, validation, patience },
+        options: { ...own, ...chosen, validation, patience },
         details: {
           steps: history.steps.length,
           ...(history.kept && { keptEpoch: history.kept.epoch }),
@@ -186,7 +188,7 @@ async function work(
         kind: 'test',
         examples: measured.texts.length,
         how: test
-          ? `${test.how} The weights and the temperature were chosen on ${held.texts.length} of the training rows.`
+          ? `${test.how} The model was fitted on ${learned.texts.length} others; its weights and temperature were chosen on ${held.texts.length} more.`
           : `${held.texts.length} rows that were not learned from, but that the weights and the temperature were chosen on: ` +
             'slightly optimistic. Give --test for rows that nothing was chosen on.',
       },
@@ -225,7 +227,7 @@ export function splitOptions(method: string, given: Readonly<Record<string, unkn
   const part = (wanted: boolean) =>
     Object.fromEntries(Object.entries(rest).filter(([key]) => isTuning(key) === wanted));
   return {
-    tuning: { epochs: 5, lr: method === 'full' ? 1e-4 : 5e-4, ...part(true) },
+    tuning: part(true),
     own: part(false) as Record<string, never>,
     validation,
     patience: patience as number | 'none',

@@ -39,7 +39,7 @@ export function divide(
     test: {
       texts: test.texts,
       labels,
-      how: `${test.texts.length} rows of ${basename(test.source)}, which no fit saw.${overlap} The saved model was fitted on all training rows.`,
+      how: `${test.texts.length} rows of ${basename(test.source)}, which no fit saw.${overlap}`,
     },
   };
 }
@@ -68,9 +68,7 @@ function divideByFraction(data: TextDataset, all: Labelled, fraction: number, se
     test: {
       texts: held.texts,
       labels: held.labels,
-      how:
-        `${held.texts.length} rows put aside before training (${fraction} of every class, seed ${seed}); ` +
-        `the saved model was fitted on the other ${learned.texts.length}.`,
+      how: `${held.texts.length} rows put aside before training (${fraction} of every class, seed ${seed}).`,
     },
   };
 }

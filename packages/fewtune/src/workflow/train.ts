@@ -215,7 +215,11 @@ async function learn(data: TextDataset, options: TrainOptions, log: StageLog): P
       `${outOfFold.foldsDone < foldCount ? ` (${outOfFold.foldsDone} of ${foldCount} folds)` : ''}.`;
     return {
       metrics: metricsOf(logits, test.labels, learned.classes.length, seed),
-      evaluatedOn: { kind: 'test', examples: test.texts.length, how: `${test.how} ${calibrated}` },
+      evaluatedOn: {
+        kind: 'test',
+        examples: test.texts.length,
+        how: `${test.how} The saved model was fitted on the ${learned.texts.length} others. ${calibrated}`,
+      },
     };
   }
 }
