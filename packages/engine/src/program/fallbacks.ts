@@ -10,9 +10,12 @@ import type { Emitted } from './emitter.js';
  * case of the catalogue ran. Sizes, counters and seeds are left out: those few numbers belong on the host.
  */
 export const hostOnly: ReadonlySet<string> = new Set([
+  'BitShift uint8',
+  'BitwiseAnd uint8',
   'BitwiseXor int64',
   'Cast int8',
   'Concat int64',
+  'Concat uint8',
   'Equal int64',
   'Greater int64',
   'GreaterOrEqual int64',
@@ -21,6 +24,8 @@ export const hostOnly: ReadonlySet<string> = new Set([
   'Mod float32',
   'Mod int64',
   'Or bool',
+  'Reshape int8',
+  'Unsqueeze uint8',
   'Xor bool',
 ]);
 

@@ -68,7 +68,7 @@ describe('checkpoints', () => {
     await expect(resume({}, join(folder, 'cut'))).rejects.toMatchObject({ code: 'FILE_UNREADABLE' });
     await writeSafetensors(join(folder, 'other'), model.weights, { configuration: '{', progress: '{}' });
     await expect(resume({}, join(folder, 'other'))).rejects.toThrow('no checkpoint of a training');
-    const nowhere = maml.metaTrain(given, { checkpoint: { path: join(folder, 'no', 'folder') } });
+    const nowhere = maml.metaTrain(given, { checkpoint: { path: join(path, 'below a file') } });
     await expect(nowhere.result).rejects.toMatchObject({ code: 'OUTPUT_UNWRITABLE' });
   });
 });
