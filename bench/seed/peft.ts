@@ -10,7 +10,9 @@ import { residentRows } from './peft/resident.js';
 type PeftPart = (options: Options, python?: string) => Promise<Row[]>;
 
 const parts: Readonly<Record<string, PeftPart>> = {
-  accuracy: accuracyRows,
+  financial: accuracyRows('Financial sentiment'),
+  'ag-news': accuracyRows('AG News'),
+  banking77: accuracyRows('Banking77'),
   cached: cachedRows,
   resident: residentRows,
   quantised: quantisedRows,

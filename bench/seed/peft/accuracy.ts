@@ -36,25 +36,25 @@ interface Setting {
 }
 
 /**
- * LoRA beside full fine-tuning, each with its own learning rate, and beside Python's transformers and peft with the same
- * settings; the floors are word counts and logistic regression on the frozen encoder.
+ * LoRA beside full fine-tuning on one data set, each with its own learning rate, and beside Python's transformers and peft
+ * with the same settings; the floors are word counts and logistic regression on the frozen encoder.
  */
-export async function accuracyRows(options: Options, python?: string): Promise<Row[]> {
-  const encoder = await loadEncoder();
-  const sets = options.quick ? tuneSets().slice(1, 2) : tuneSets();
-  const server = python ? new PeerServer(python, 'peft_finetune.py', ['--threads', String(threads)]) : undefined;
-  try {
-    const rows: Row[] = [];
-    for (const set of sets) {
+export const accuracyRows =
+  (name: string) =>
+  async (options: Options, python?: string): Promise<Row[]> => {
+    const encoder = await loadEncoder();
+    const set = tuneSets().find((one) => one.name === name)!;
+    const server = python ? new PeerServer(python, 'peft_finetune.py', ['--threads', String(threads)]) : undefined;
+    try {
+      const rows: Row[] = [];
       for (const shots of options.quick ? [8] : (options.shots ?? [64, 8])) {
         rows.push(...(await comparison({ set, shots, options, encoder }, server)));
       }
+      return rows;
+    } finally {
+      server?.close();
     }
-    return rows;
-  } finally {
-    server?.close();
-  }
-}
+  };
 
 async function comparison(setting: Setting, server?: PeerServer): Promise<Row[]> {
   const { set, shots, options, encoder } = setting;
