@@ -41,6 +41,7 @@ ${benchmarks.map(({ name, about }) => `  ${name.padEnd(16)}${about}`).join('\n')
                     parts of omniglot: ${omniglotParts.join(', ')}
                     parts of peft: ${peftParts.join(', ')}
   --methods a,b     --shots 5,10     --draws n     parts of banking77
+  --methods 'full fine-tuning,top layer'               arms of peft's part cached
 `;
 
 const list = (value?: string) => value?.split(',').map((part) => part.trim());

@@ -66,7 +66,8 @@ export async function cachedRows(options: Options): Promise<Row[]> {
   const seeds = options.quick ? SEEDS.slice(0, 1) : SEEDS;
   const found = new Map<Arm, Run[]>();
   const rates = new Map<Arm, number>();
-  for (const arm of options.quick ? arms.slice(0, 2) : arms) {
+  const wanted = options.quick ? arms.slice(0, 2) : arms;
+  for (const arm of wanted.filter(({ name }) => options.methods?.includes(name) ?? true)) {
     const lr = await sweep(arm, set, encoder, options);
     rates.set(arm, lr);
     const runs: Run[] = [];

@@ -1,6 +1,5 @@
 import { basename } from 'node:path';
-import { hostTensor, linear } from '@fewtune/engine';
-import { type Encoder, encodeWith, pool } from '@fewtune/models';
+import type { Encoder } from '@fewtune/models';
 import { checkAdapterName } from '../artifact/adapter-names.js';
 import type { ModelReport } from '../artifact/classifier.js';
 import type { ClassifierGraph } from '../artifact/graph.js';
@@ -19,6 +18,7 @@ import { describePlan, planTuning } from '../methods/tune/plan.js';
 import type { ParameterReport } from '../methods/tune/report.js';
 import { classification } from '../methods/tune/tasks/classification.js';
 import { tune } from '../methods/tune/tune.js';
+import type { Tuned } from '../methods/tune/tuned.js';
 import { type Run, startRun } from '../run.js';
 import { version } from '../version.js';
 import { compareLogits, type FinetuneEvent, holdOut, type MergeReport } from './finetune-onnx.js';
@@ -26,6 +26,7 @@ import { tuneDefaults } from './finetune-task-options.js';
 import { divide } from './hold-out.js';
 import { metricsOf } from './measure.js';
 import { encoderNamed, headLogits } from './merge.js';
+import { taskGraph } from './task-graph.js';
 import { fingerprintOf } from './train.js';
 import { TrainedModel } from './trained-model.js';
 
@@ -133,7 +134,7 @@ async function work(
     const temperature = fitTemperature(heldLogits, held.labels, classes.length);
     const { adapter } = tuned;
     const packed = new Map([
-      ...packModel(graphOf(tuned.encoder(), head), classes, temperature),
+      ...packModel(graphOf(tuned), classes, temperature),
       ...(adapter ? adapterFolderFiles(name, adapter, { ...head, labels: classes }) : []),
     ]);
     const session = await ClassifierSession.open(packed, { threads });
@@ -242,20 +243,14 @@ function headOf(head: Readonly<Record<string, { readonly data: unknown }>>): Lin
 }
 
 /** The head that was trained along reads pooled states as they are. */
-function graphOf(encoder: Encoder, head: LinearHead): ClassifierGraph {
-  const classes = head.bias.length;
+function graphOf(tuned: Tuned): ClassifierGraph {
+  const encoder = tuned.encoder();
+  const { forward, tokenizer, config, weights } = taskGraph(tuned, encoder, false);
   return {
-    tokenizer: { files: encoder.tokenizer.files },
-    modelType: String(encoder.config.model_type),
-    config: encoder.config,
-    weights: {
-      ...encoder.weights,
-      'classifier.weight': hostTensor('float32', [classes, encoder.hidden], head.weight),
-      'classifier.bias': hostTensor('float32', [classes], head.bias),
-    },
-    forward(weights, inputs) {
-      const states = pool(encodeWith(encoder, weights, inputs), inputs.attentionMask, encoder.pooling);
-      return { logits: linear(states, weights['classifier.weight']!, weights['classifier.bias']!) };
-    },
+    tokenizer,
+    modelType: String(config.model_type),
+    config,
+    weights,
+    forward: (traced, inputs) => ({ logits: forward(traced, inputs) }),
   };
 }
