@@ -60,8 +60,11 @@ export async function readImages(source: string, options: ReadImagesOptions): Pr
     }
   });
   const kept = files.flatMap(({ path, label }, i) => (decoded[i] ? [{ path, label, pixels: decoded[i]! }] : []));
+  const byPath = () => skipped.sort((a, b) => (a.path < b.path ? -1 : 1)); // they came as they were decoded
   if (kept.length === 0) {
-    const some = skipped.slice(0, 3).map(({ path, reason }) => `${path} (${reason})`);
+    const some = byPath()
+      .slice(0, 3)
+      .map(({ path, reason }) => `${path} (${reason})`);
     throw new FewtuneError('ROWS_EMPTY', `${source}: no image of ${files.length} can be read: ${some.join(', ')}.`);
   }
   const classes = sortedClasses(kept.map(({ label }) => label));
@@ -77,7 +80,7 @@ export async function readImages(source: string, options: ReadImagesOptions): Pr
     labels: Int32Array.from(kept, ({ label }) => indexOf.get(label)!),
     classes,
     files: kept.map(({ path }) => path),
-    skipped: skipped.sort((a, b) => (a.path < b.path ? -1 : 1)),
+    skipped: byPath(),
   };
 }
 
