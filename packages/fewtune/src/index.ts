@@ -227,18 +227,18 @@ export { table } from './text.js';
 export { version } from './version.js';
 export { describeData, describeReport } from './workflow/describe.js';
 export { type Evaluation, evaluate } from './workflow/evaluate.js';
+export { evaluateTuned, type TunedEvaluation } from './workflow/evaluate-tuned.js';
 export type { TrainEvent, TrainStage } from './workflow/events.js';
 export { type Finetuned, type FinetuneOptions, finetune } from './workflow/finetune.js';
 export {
   type FinetunedOnnx,
-  type FinetuneEvent,
   type FinetuneOnnxOptions,
   type FinetuneOnnxRun,
   finetuneOnnx,
-  type MergeReport,
 } from './workflow/finetune-onnx.js';
 export { type FinetuneTaskEvent, type FinetuneTaskRun, finetuneTask } from './workflow/finetune-task.js';
 export { type FinetuneTaskOptions, finetuneTaskDefaults } from './workflow/finetune-task-options.js';
+export type { FinetuneEvent, MergeReport } from './workflow/finetuned-report.js';
 export type { Forgotten } from './workflow/forget-class.js';
 export type { Learned, LearnOptions } from './workflow/learn-class.js';
 export { load } from './workflow/load.js';

@@ -1,4 +1,4 @@
-import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
@@ -40,6 +40,7 @@ const ordinal = ['finetune', 'encoder', 'survey.csv', '--task', 'ordinal', '--la
 test('grades: learned, measured beside baselines, predicted and evaluated', async () => {
   const tuned = await run(...ordinal, '--order', grades.join(), ...quick, '--out', 'model', '--json');
   expect(tuned.code, tuned.stderr).toBe(0);
+  expect(tuned.stderr).toMatch(/^parameters +\d+ of \d+ trained/m); // what it will take, before it begins
   const document = JSON.parse(tuned.stdout);
   expect(document).toMatchObject({ model: 'model', task: 'ordinal', pairs: false, outputs: grades, method: 'full' });
   expect(document.score.name).toBe('quadratic kappa');
@@ -72,6 +73,31 @@ test('pairs: two texts in, one answer out; an odd number is an error', async () 
   ]);
   const odd = await run('predict', 'pairs', 'rarek ofs');
   expect(odd).toMatchObject({ code: 2, stdout: '', stderr: expect.stringContaining('give an even number') });
+  const file = await run('predict', 'pairs', '--file', 'survey.csv', '--text', 'text');
+  expect(file).toMatchObject({ code: 2, stdout: '', stderr: expect.stringContaining('the model reads pairs') });
+});
+
+test('interrupted, it goes on where it stopped, and ends as without a break', async () => {
+  const long = [
+    ...ordinal,
+    '--order',
+    grades.join(),
+    '--epochs',
+    '40',
+    '--lr',
+    '3e-3',
+    '--set',
+    'patience=40',
+    '--json',
+  ];
+  const whole = JSON.parse((await run(...long, '--out', 'whole')).stdout);
+  const cut = await fewtune([...long, '--out', 'cut'], { cwd: folder, interruptAt: /^tune: /m });
+  expect([cut.code, cut.stdout]).toEqual([130, '']);
+  expect(cut.stderr).toContain('--resume goes on with it');
+  const on = await run(...long, '--out', 'cut', '--resume');
+  expect(on.code, on.stderr).toBe(0);
+  expect(JSON.parse(on.stdout).score).toEqual(whole.score);
+  expect((await readdir(folder)).filter((name) => name.includes('checkpoint'))).toEqual([]);
 });
 
 test.each([
@@ -79,6 +105,8 @@ test.each([
   ['a grade that the order lacks', [...ordinal, '--order', 'never,often'], /survey\.csv:3: the grade "sometimes"/],
   ['a loss of another task', [...ordinal, '--order', grades.join(), '--loss', 'mse'], /mse is none of ordinal/],
   ['a text where a number is wanted', [...ordinal.with(4, 'regression')], /survey\.csv:2.*"never" is no number/],
+  ['an order where there is none', ['finetune', 'encoder', 'survey.csv', '--order', 'a,b'], /--order: only ordinal/],
+  ['a name for no adapter', [...ordinal, '--order', grades.join(), '--name', 'mine'], /--name: the adapter of a task/],
   ['an ONNX model', [...ordinal.with(1, 'onnx')], /--task ordinal: an ONNX model is fine-tuned for one label/],
 ])('%s is refused, and nothing is written', async (_, args, message) => {
   const { code, stdout, stderr } = await run(...args, '--out', 'none');

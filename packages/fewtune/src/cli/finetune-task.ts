@@ -148,6 +148,17 @@ export function refuseTask({ task, pair, separator, order, loss }: TaskFlags): v
   );
 }
 
+/** @throws FewtuneError OPTION_INVALID for a flag without effect */
+export function checkTask(flags: TaskFlags & { readonly name?: string }): void {
+  const { task, separator, order, name } = flags;
+  const wrong = (flag: string, what: string) => new FewtuneError('OPTION_INVALID', `--${flag}: ${what}; leave it out.`);
+  if (separator !== undefined && task !== 'multi-label')
+    throw wrong('separator', `only multi-label divides a cell, not ${task}`);
+  if (order !== undefined && task !== 'ordinal') throw wrong('order', `only ordinal has an order, not ${task}`);
+  if (name !== undefined && isForTask(flags))
+    throw wrong('name', 'the adapter of a task is merged, and not kept apart');
+}
+
 /** Whether the flags ask for more than one label of one text. */
 export const isForTask = ({ task, pair, loss }: TaskFlags): boolean =>
   task !== 'classification' || pair !== undefined || loss !== undefined;

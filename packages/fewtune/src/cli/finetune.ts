@@ -1,7 +1,6 @@
 import { existsSync } from 'node:fs';
 import { rm } from 'node:fs/promises';
 import { basename, extname, join } from 'node:path';
-import { embeddedEncoderId } from '@fewtune/models';
 import { Command, Option } from 'commander';
 import { adaptersFolder } from '../artifact/adapter-names.js';
 import { checkOutput } from '../artifact/folder.js';
@@ -14,9 +13,10 @@ import type { Run } from '../run.js';
 import { percent, printable } from '../text.js';
 import { describeData, describeReport } from '../workflow/describe.js';
 import { type Finetuned, finetune, splitOptions } from '../workflow/finetune.js';
-import { type FinetunedOnnx, type FinetuneEvent, finetuneOnnx, parseFinetuneOnnx } from '../workflow/finetune-onnx.js';
+import { type FinetunedOnnx, finetuneOnnx, parseFinetuneOnnx } from '../workflow/finetune-onnx.js';
+import type { FinetuneEvent } from '../workflow/finetuned-report.js';
 import { findOnnx } from '../workflow/onnx-text.js';
-import { finetuneForTask, isForTask, refuseTask, type TaskFlags, taskKinds } from './finetune-task.js';
+import { checkTask, finetuneForTask, isForTask, refuseTask, type TaskFlags, taskKinds } from './finetune-task.js';
 import { assignment, integer, jsonOption, labelOption, positive, textOption, threadsOption } from './options.js';
 import { testFrom } from './train.js';
 import { checkpointOf, watch } from './watch.js';
@@ -40,7 +40,7 @@ interface FinetuneFlags {
   loss?: TaskFlags['loss'];
   resume?: boolean;
   log?: string;
-  name: string;
+  name?: string;
   out?: string;
   seed: number;
   threads?: number;
@@ -75,7 +75,7 @@ export function finetuneCommand(signal: AbortSignal): Command {
     .option('--output <name>', "the model's output to read, where several could be meant")
     .option('--resume', 'go on with a run that was interrupted')
     .option('--log <dir>', 'folder for metrics.jsonl and TensorBoard')
-    .option('--name <name>', 'what the adapter is called in the folder', 'tuned')
+    .option('--name <name>', 'what the adapter is called in the folder; default: tuned')
     .option('--out <dir>', 'model folder to write; default: models/<name of the data file>')
     .option('--seed <n>', 'same seed, same result', integer(0), 7)
     .addOption(threadsOption())
@@ -92,11 +92,12 @@ export function finetuneCommand(signal: AbortSignal): Command {
         ...(flags.resume && { resume: checkpoint }),
         ...(flags.log !== undefined && { log: flags.log }),
       };
+      checkTask(flags);
       if (isForTask(flags)) {
         await finetuneForTask({
           ...flags,
           kept,
-          base: base === 'minilm' ? embeddedEncoderId : base,
+          base,
           file,
           out,
           options,
@@ -109,7 +110,7 @@ export function finetuneCommand(signal: AbortSignal): Command {
       const data = await readTable(file, columns);
       const test = await testFrom(flags.test, columns);
       if (!flags.json) process.stdout.write(`${describeData(profile(data))}\n\n`);
-      const { name, tokenizer, output, seed, threads } = flags;
+      const { name = 'tuned', tokenizer, output, seed, threads } = flags;
       const shared = { options, test, name, seed, threads, signal };
       const run: Run<FinetuneEvent, Tuned> = onnx
         ? finetuneOnnx(base, data, { ...shared, tokenizer, output })

@@ -4,16 +4,30 @@ import { oneLine, percent, printable, table } from '../text.js';
 import { loadTuned } from '../workflow/load-tuned.js';
 import type { TunedPrediction } from '../workflow/tuned-model.js';
 
+interface PredictTunedFlags {
+  json?: boolean;
+  explain?: number;
+  /** Where the texts are from, if it is a file. */
+  file?: string;
+  signal: AbortSignal;
+}
+
 /** What `predict` prints for the folder of a fine-tuned model. */
 export async function predictTuned(
   folder: string,
   texts: readonly string[],
-  { json, explain, signal, ...options }: LoadOptions & { json?: boolean; explain?: number; signal: AbortSignal },
+  { json, explain, file, signal, ...options }: LoadOptions & PredictTunedFlags,
 ): Promise<string> {
   if (explain !== undefined) {
     throw new FewtuneError('OPTION_INVALID', '--explain: a fine-tuned model keeps no examples to show.');
   }
   await using model = await loadTuned(folder, options);
+  if (model.report.pairs && file !== undefined) {
+    throw new FewtuneError(
+      'OPTION_INVALID',
+      `--file ${file}: the model reads pairs. Give them as arguments or as lines of stdin, the first of each and then its second.`,
+    );
+  }
   const inputs = model.report.pairs ? inTwos(texts) : texts;
   const predictions = await model.predict(inputs as readonly string[], { signal });
   if (json) return JSON.stringify(predictions.map((prediction, i) => ({ input: inputs[i], ...prediction })));

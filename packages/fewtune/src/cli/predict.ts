@@ -35,8 +35,8 @@ export function predictCommand(signal: AbortSignal): Command {
       const texts = await textsFrom(given, flags, signal);
       const options = { weights: flags.quantized ? 'quantized' : 'fp32', threads: flags.threads } as const;
       if ((await taskOfFolder(folder)) === 'fine-tuned') {
-        const { json, explain } = flags;
-        process.stdout.write(`${await predictTuned(folder, texts, { ...options, json, explain, signal })}\n`);
+        const { json, explain, file } = flags;
+        process.stdout.write(`${await predictTuned(folder, texts, { ...options, json, explain, file, signal })}\n`);
         return;
       }
       const model = await load(folder, options);

@@ -2,8 +2,9 @@ import type { Measured } from '../artifact/task-manifest.js';
 import type { TaskDataset } from '../data/task-dataset.js';
 import { FewtuneError } from '../errors.js';
 import { checkLabels } from './divide-task.js';
-import { type Answers, measureAnswers, truthOf } from './task-answers.js';
-import type { TunedModel, TunedPrediction } from './tuned-model.js';
+import { measureAnswers, truthOf } from './task-answers.js';
+import { answersOf } from './task-of.js';
+import type { TunedModel } from './tuned-model.js';
 
 export interface TunedEvaluation {
   readonly examples: number;
@@ -31,28 +32,13 @@ export async function evaluateTuned(
   }
   checkLabels(data, names, 'the model');
   const texts = data.pairs ? data.texts.map((text, i) => [text, data.pairs![i]!] as const) : data.texts;
-  const answers = answersIn(await model.predict(texts, { signal }), names);
+  const { thresholds } = model.report;
+  const answers = answersOf(
+    data,
+    await model.logits(texts, { signal }),
+    names,
+    model.tokenizer,
+    thresholds && Float32Array.from(thresholds),
+  );
   return { examples: data.texts.length, score: measureAnswers(answers, truthOf(data, names), names, seed) };
-}
-
-/** Predictions of one kind, side by side. */
-function answersIn(predictions: readonly TunedPrediction[], names: readonly string[]): Answers {
-  const of = <K extends TunedPrediction['kind']>(...kinds: readonly K[]) =>
-    predictions.filter((one): one is Extract<TunedPrediction, { kind: K }> =>
-      (kinds as readonly string[]).includes(one.kind),
-    );
-  const { kind } = predictions[0]!;
-  switch (kind) {
-    case 'classification':
-    case 'ordinal':
-      return { kind, classes: of('classification', 'ordinal').map(({ label }) => names.indexOf(label)) };
-    case 'multi-label':
-      return { kind, flags: of(kind).flatMap(({ labels }) => names.map((name) => Number(labels.includes(name)))) };
-    case 'regression':
-      return { kind, values: of(kind).map(({ value }) => value) };
-    case 'tokens':
-      return { kind, entities: of(kind).map(({ entities }) => entities) };
-    default:
-      return kind satisfies never;
-  }
 }

@@ -1,49 +1,32 @@
-import { basename } from 'node:path';
-import {
-  elementCount,
-  type HostTensor,
-  hostTensor,
-  mergeLora,
-  type Named,
-  type OnnxFunction,
-  toOnnx,
-} from '@fewtune/engine';
+import { elementCount, type HostTensor, mergeLora, type Named, type OnnxFunction, toOnnx } from '@fewtune/engine';
 import { z } from 'zod';
-import { pick } from '../advisor/cross-validate.js';
 import { checkAdapterName } from '../artifact/adapter-names.js';
-import type { ModelReport } from '../artifact/classifier.js';
 import type { LinearHead } from '../artifact/linear-head.js';
 import { asClassifier, type TextGraph } from '../artifact/onnx-classifier.js';
 import { configJson } from '../artifact/pack.js';
 import { ClassifierSession } from '../artifact/session.js';
 import { labelIndices, requireTrainable, type TextDataset } from '../data/dataset.js';
 import { createRandom, type Random } from '../data/random.js';
-import { stratifiedSplit } from '../data/split.js';
-import { FewtuneError, throwIfAborted } from '../errors.js';
-import { fitTemperature, negativeLogLikelihood } from '../evaluation/calibration.js';
-import { accuracy, argmaxRows } from '../evaluation/metrics.js';
-import type { Labelled } from '../methods/method.js';
+import { FewtuneError } from '../errors.js';
+import { fitTemperature } from '../evaluation/calibration.js';
 import type { LoraAdapter } from '../methods/peft/adapter.js';
 import { adapterFolderFiles } from '../methods/peft/model-adapters.js';
 import { insertOnnxLora, type OnnxLora, onnxAdapter } from '../methods/peft/onnx-lora.js';
-import { epochBatches, stepsOf } from '../methods/tune/batches.js';
 import { linearHead } from '../methods/tune/tasks/linear-head.js';
-import { type Run, startRun } from '../run.js';
-import { version } from '../version.js';
-import { divide } from './hold-out.js';
-import { metricsOf } from './measure.js';
-import { explained, type OnnxText, openOnnxText, withoutClassifier } from './onnx-text.js';
+import type { Run } from '../run.js';
 import {
-  feedTexts,
-  headBias,
-  headWeight,
-  OnnxLogits,
-  type OnnxTrainable,
-  openOnnxStep,
-  outputWidth,
-  tokenise,
-} from './onnx-training.js';
-import { fingerprintOf } from './train.js';
+  compareLogits,
+  type FinetuneEvent,
+  finetunedReport,
+  holdOut,
+  type MergeReport,
+  type ShowFinetune,
+  startFinetune,
+} from './finetuned-report.js';
+import { divide } from './hold-out.js';
+import { fitOnnx } from './onnx-fit.js';
+import { explained, type OnnxText, openOnnxText, withoutClassifier } from './onnx-text.js';
+import { headBias, headWeight, OnnxLogits, type OnnxTrainable, outputWidth, tokenise } from './onnx-training.js';
 import { TrainedModel } from './trained-model.js';
 
 const pattern = z.record(z.string(), z.number().positive()).default({});
@@ -91,25 +74,6 @@ export interface FinetuneOnnxOptions {
   readonly signal?: AbortSignal;
 }
 
-export interface FinetuneEvent {
-  readonly stage: 'read' | 'fit' | 'evaluate';
-  /** Of the whole run, 0..1. */
-  readonly fraction: number;
-  readonly elapsedMs: number;
-  readonly metrics: Readonly<Record<string, number | string>>;
-}
-
-/** What merging did, measured on texts that nothing was learned from. */
-export interface MergeReport {
-  /** False where adapters stay nodes of their own, beside weights that are quantised or used twice. */
-  readonly merged: boolean;
-  readonly texts: number;
-  /** Largest |difference| of a logit, before the temperature, between adapters beside the weights and the written file. */
-  readonly largestDifference: number;
-  readonly accuracyBefore: number;
-  readonly accuracyAfter: number;
-}
-
 export interface FinetunedOnnx {
   /** Runs the written file; `save` writes the model folder, with the adapter in `adapters/<name>`. */
   readonly model: TrainedModel;
@@ -136,12 +100,7 @@ export type FinetuneOnnxRun = Run<FinetuneEvent, FinetunedOnnx>;
  * await model.save('models/tickets');
  */
 export function finetuneOnnx(base: string, data: TextDataset, options: FinetuneOnnxOptions = {}): FinetuneOnnxRun {
-  return startRun((emit) => {
-    const started = performance.now();
-    const show = (stage: FinetuneEvent['stage'], fraction: number, metrics: FinetuneEvent['metrics'] = {}) =>
-      emit({ stage, fraction, elapsedMs: performance.now() - started, metrics });
-    return finetune(base, data, options, show);
-  });
+  return startFinetune((show) => finetune(base, data, options, show), options.signal);
 }
 
 /** @throws FewtuneError OPTION_INVALID, naming each option */
@@ -153,13 +112,11 @@ export function parseFinetuneOnnx(options: Readonly<Record<string, unknown>> = {
   throw new FewtuneError('OPTION_INVALID', `finetune: ${wrong.join('; ')}. There are ${known}.`);
 }
 
-type Show = (stage: FinetuneEvent['stage'], fraction: number, metrics?: FinetuneEvent['metrics']) => void;
-
 async function finetune(
   base: string,
   data: TextDataset,
   options: FinetuneOnnxOptions,
-  show: Show,
+  show: ShowFinetune,
 ): Promise<FinetunedOnnx> {
   const started = performance.now();
   const { seed = 7, threads, signal, name = 'tuned' } = options;
@@ -190,13 +147,21 @@ async function finetune(
   const logits = await OnnxLogits.open(trainable, threads).catch((cause: unknown) => {
     throw explained(cause, text.file);
   });
+  let session: ClassifierSession | undefined;
   try {
-    const fitted = await fit(trainable, { ids, labels: indices(learned, learned.classes) }, held, logits, settings, {
-      random,
-      threads,
-      signal,
-      onStep: (share, metrics) => show('fit', 0.02 + 0.93 * share, metrics),
-    });
+    const fitted = await fitOnnx(
+      trainable,
+      { ids, labels: indices(learned, learned.classes) },
+      held,
+      logits,
+      settings,
+      {
+        random,
+        threads,
+        signal,
+        onStep: (share, metrics) => show('fit', 0.02 + 0.93 * share, metrics),
+      },
+    );
     const heldLogits = await logits.of(fitted.params, held.ids, signal);
     const temperature = fitTemperature(heldLogits, held.labels, labels.length);
     const head = headOf(fitted.params);
@@ -207,7 +172,7 @@ async function finetune(
     });
     const adapter = onnxAdapter(lora, fitted.params, loraOptions, { id: text.id, fingerprint: text.fingerprint });
     const packed = packOnnx(text, labels, written.bytes, name, adapter, head);
-    const session = await ClassifierSession.open(packed, { threads });
+    session = await ClassifierSession.open(packed, { threads });
     show('evaluate', 0.96);
 
     const measured = test ?? validation;
@@ -225,11 +190,8 @@ async function finetune(
       adapter: sizes(adapter.weights),
       head: head ? head.weight.length + head.bias.length : 0,
     };
-    const report: ModelReport = {
-      schemaVersion: 1,
-      task: 'text-classification',
-      library: { name: 'fewtune', version },
-      created: new Date().toISOString(),
+    const report = finetunedReport({
+      started,
       method: {
         name: 'lora',
         options: { ...settings },
@@ -246,32 +208,23 @@ async function finetune(
         },
       },
       encoder: { id: text.id, fingerprint: text.fingerprint },
-      preprocessing: { maxLength: session.tokenizer.maxLength, padId: session.tokenizer.padId },
-      labels: [...labels],
+      session,
+      labels,
       temperature,
-      trainingData: {
-        source: basename(data.source),
-        fingerprint: fingerprintOf(learned),
-        examples: learned.texts.length,
-        classes: learned.classes.length,
-        repairs: data.repairs.map(({ kind, count, remedy }) => ({ kind, count, remedy })),
-      },
+      data,
+      learned,
+      held: validation.texts.length,
+      logits: after,
+      truth: measuredLabels,
+      ...(test && { how: test.how }),
       seed,
-      seconds: (performance.now() - started) / 1000,
-      metrics: metricsOf(after, measuredLabels, labels.length, seed),
-      evaluatedOn: {
-        kind: 'test',
-        examples: measured.texts.length,
-        how: test
-          ? `${test.how} The epoch and the temperature were chosen on ${validation.texts.length} of the other rows.`
-          : `${measured.texts.length} rows that were not learned from, but that the epoch and the temperature were chosen on: ` +
-            'slightly optimistic. Give --test for rows that nothing was chosen on.',
-      },
-      advice: { requested: 'lora', chosen: 'lora', rule: 'Named, not chosen.', tried: [], skipped: [] },
-    };
+    });
     show('evaluate', 1, { accuracy: report.metrics.accuracy });
     const model = new TrainedModel({ report, session }, async () => packed);
     return { model, adapter, ...(head && { head }), merge, parameters };
+  } catch (error) {
+    await session?.dispose();
+    throw error;
   } finally {
     await logits.dispose();
   }
@@ -290,26 +243,6 @@ function labelsFor(
     (width === undefined || width === labels.length) &&
     data.classes.every((name) => labels.includes(name));
   return fits ? { labels, own: true } : { labels: data.classes, own: false };
-}
-
-/**
- * Puts a share of every class aside; each keeps a row to learn from.
- *
- * @throws FewtuneError CLASS_TOO_SMALL
- */
-export function holdOut(
-  all: Labelled,
-  share: number,
-  seed: number,
-  source: string,
-): { learned: Labelled; held: Labelled } {
-  const { train, test } = stratifiedSplit(all.labels, share, seed);
-  if (test.length > 0) return { learned: pick(all, [...train]), held: pick(all, [...test]) };
-  throw new FewtuneError(
-    'CLASS_TOO_SMALL',
-    `${source}: ${all.texts.length} rows are too few to hold ${share} of them back, which the epoch is chosen on. Add rows, or ` +
-      'give a larger share with --set validation=0.4.',
-  );
 }
 
 async function openTrainable(
@@ -349,80 +282,6 @@ function headOf(params: Named<HostTensor>): LinearHead | undefined {
   return weight && bias && { weight: weight.data as Float32Array, bias: bias.data as Float32Array };
 }
 
-interface Rows {
-  readonly ids: readonly (readonly number[])[];
-  readonly labels: Int32Array;
-}
-
-interface FitContext {
-  readonly random: Random;
-  readonly threads?: number;
-  readonly signal?: AbortSignal;
-  onStep(share: number, metrics: Readonly<Record<string, number>>): void;
-}
-
-/** Epochs of batches; the weights that are kept are those with the lowest loss on held-out rows. */
-async function fit(
-  model: OnnxTrainable,
-  { ids, labels }: Rows,
-  held: Rows,
-  logits: OnnxLogits,
-  settings: FinetuneOnnxSettings,
-  { random, threads, signal, onStep }: FitContext,
-) {
-  const { epochs, batchSize, patience } = settings;
-  const lengths = ids.map((row) => row.length);
-  const shape = { batchSize, accumulate: 1, groupByLength: true };
-  const perEpoch = stepsOf(ids.length, shape);
-  const step = await openOnnxStep(model, { ...settings, steps: epochs * perEpoch, threads });
-  try {
-    let steps = 0;
-    let best = { loss: Number.POSITIVE_INFINITY, epoch: 0, params: model.params };
-    let epoch = 0;
-    while (epoch < epochs && (patience === 'none' || epoch - best.epoch < patience)) {
-      epoch++;
-      for (const [rows = []] of epochBatches(lengths, shape, random)) {
-        throwIfAborted(signal);
-        const { loss, lr } = await step.run({
-          ...feedOf(model, ids, rows),
-          labels: hostTensor(
-            'int64',
-            [rows.length],
-            rows.map((row) => labels[row]!),
-          ),
-        });
-        steps++;
-        if (!Number.isFinite(loss)) throw diverged(loss, steps, settings.lr);
-        onStep(steps / (epochs * perEpoch), { epoch, loss, lr });
-      }
-      const params = await step.params();
-      const found = await logits.of(params, held.ids, signal);
-      const loss = negativeLogLikelihood(found, held.labels, model.classes, 1);
-      if (!Number.isFinite(loss)) throw diverged(loss, steps, settings.lr);
-      const validation = accuracy(argmaxRows(found, model.classes), held.labels);
-      onStep(steps / (epochs * perEpoch), { epoch, validation, validationLoss: loss });
-      if (loss < best.loss) best = { loss, epoch, params };
-    }
-    return { params: best.params, keptEpoch: best.epoch, epochs: epoch, steps };
-  } finally {
-    await step.dispose();
-  }
-}
-
-function feedOf(model: OnnxTrainable, ids: readonly (readonly number[])[], rows: readonly number[]) {
-  return feedTexts(
-    model,
-    rows.map((row) => ids[row]!),
-  );
-}
-
-function diverged(loss: number, step: number, lr: number): FewtuneError {
-  return new FewtuneError(
-    'LOSS_NOT_FINITE',
-    `the loss became ${loss} in step ${step} at the learning rate ${lr}; try --set lr=${(lr / 10).toPrecision(1)}.`,
-  );
-}
-
 /** The file with what was trained in it: merged, or as nodes beside weights that cannot take it up. */
 function writtenOnnx(
   plain: OnnxFunction,
@@ -454,20 +313,4 @@ function packOnnx(
     ['onnx/model.onnx', onnx],
     ...adapterFolderFiles(name, adapter, head && { ...head, labels }),
   ]);
-}
-
-/** Differences of uncalibrated logits, and how many rows are right by each. */
-export function compareLogits(
-  before: Float32Array,
-  after: Float32Array,
-  temperature: number,
-  labels: Int32Array,
-  classes: number,
-) {
-  const largestDifference = before.reduce(
-    (most, value, i) => Math.max(most, Math.abs(value - temperature * after[i]!)),
-    0,
-  );
-  const right = (logits: Float32Array) => accuracy(argmaxRows(logits, classes), labels);
-  return { texts: labels.length, largestDifference, accuracyBefore: right(before), accuracyAfter: right(after) };
 }

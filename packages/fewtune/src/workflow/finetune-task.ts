@@ -1,5 +1,5 @@
 import { basename } from 'node:path';
-import { type Encoder, loadEncoder } from '@fewtune/models';
+import type { Encoder } from '@fewtune/models';
 import { sha256Of } from '../artifact/sealed.js';
 import type { TunedReport } from '../artifact/task-manifest.js';
 import { packTask } from '../artifact/task-pack.js';
@@ -21,6 +21,7 @@ import {
   plainSettings,
   tuneDefaults,
 } from './finetune-task-options.js';
+import { encoderNamed } from './merge.js';
 import { measureAnswers, truthOf } from './task-answers.js';
 import { baselineAnswers } from './task-baselines.js';
 import { taskGraph } from './task-graph.js';
@@ -44,7 +45,7 @@ export type FinetuneTaskRun = Run<FinetuneTaskEvent, TunedModel>;
  * that runs and saves itself. The rows that measure are put aside first; of the others a share chooses the epoch, the
  * thresholds of several labels and the temperature of probabilities.
  *
- * @param base an encoder, or what `loadEncoder` takes
+ * @param base a Hub id, a folder, `minilm` for the embedded encoder (the default), or an encoder
  * @throws (through `result` and through iteration) FewtuneError OPTION_INVALID, ROWS_EMPTY, CLASS_SINGLE, LABEL_UNKNOWN,
  *   TARGET_INVALID, LOSS_NOT_FINITE, INTERRUPTED
  * @example
@@ -82,7 +83,7 @@ async function learn(
   const names = outputsOf(data.targets);
   const { train, held, test, how } = divideTask(data, share, validation, seed);
   emit('load', 0, { examples: train.texts.length });
-  const encoder = typeof base === 'object' ? base : await loadEncoder(base, { signal });
+  const encoder = typeof base === 'object' ? base : await encoderNamed(base ?? 'minilm', signal);
   throwIfAborted(signal);
   const truth = truthOf(test, names);
   emit('baselines', 0);
@@ -112,16 +113,23 @@ async function learn(
       }),
   });
   emit('evaluate', 0);
-  const heldLogits = await tuned.logits(held.texts, { pairs: held.pairs, signal });
-  const temperature = temperatureOf(held, names, heldLogits);
-  const thresholds = thresholdsOf(held, names, heldLogits);
-  const graph = taskGraph(tuned, tuned.encoder(), data.pairs !== undefined);
+  const read = async () => {
+    const heldLogits = await tuned.logits(held.texts, { pairs: held.pairs, signal });
+    const temperature = temperatureOf(held, names, heldLogits);
+    return {
+      temperature,
+      thresholds: thresholdsOf(held, names, heldLogits),
+      files: packTask(taskGraph(tuned, tuned.encoder(), data.pairs !== undefined), temperature),
+    };
+  };
+  const { temperature, thresholds, files } = await read().finally(() => tuned.dispose());
   const { kept } = tuned.history;
   const { trainableBody, trainableHead } = tuned.report;
-  await tuned.dispose();
-  const files = packTask(graph, temperature);
   const session = await TaskSession.open(files, { threads });
-  const logits = await session.run(test.texts, { pairs: test.pairs, signal });
+  const logits = await session.run(test.texts, { pairs: test.pairs, signal }).catch(async (error: unknown) => {
+    await session.dispose();
+    throw error;
+  });
   const answers = answersOf(test, logits, names, session.tokenizer, thresholds);
   const score = measureAnswers(answers, truth, names, seed);
   const report: TunedReport = {

@@ -1,7 +1,5 @@
-import { basename } from 'node:path';
 import type { Encoder } from '@fewtune/models';
 import { checkAdapterName } from '../artifact/adapter-names.js';
-import type { ModelReport } from '../artifact/classifier.js';
 import type { ClassifierGraph } from '../artifact/graph.js';
 import type { LinearHead } from '../artifact/linear-head.js';
 import { packModel } from '../artifact/pack.js';
@@ -19,15 +17,20 @@ import type { ParameterReport } from '../methods/tune/report.js';
 import { classification } from '../methods/tune/tasks/classification.js';
 import { tune } from '../methods/tune/tune.js';
 import type { Tuned } from '../methods/tune/tuned.js';
-import { type Run, startRun } from '../run.js';
-import { version } from '../version.js';
-import { compareLogits, type FinetuneEvent, holdOut, type MergeReport } from './finetune-onnx.js';
+import type { Run } from '../run.js';
 import { tuneDefaults } from './finetune-task-options.js';
+import {
+  compareLogits,
+  type FinetuneEvent,
+  finetunedReport,
+  holdOut,
+  type MergeReport,
+  type ShowFinetune,
+  startFinetune,
+} from './finetuned-report.js';
 import { divide } from './hold-out.js';
-import { metricsOf } from './measure.js';
 import { encoderNamed, headLogits } from './merge.js';
 import { taskGraph } from './task-graph.js';
-import { fingerprintOf } from './train.js';
 import { TrainedModel } from './trained-model.js';
 
 export interface FinetuneOptions {
@@ -78,21 +81,14 @@ export function finetune(
   data: TextDataset,
   options: FinetuneOptions = {},
 ): Run<FinetuneEvent, Finetuned> {
-  return startRun((emit) => {
-    const started = performance.now();
-    return work(base, data, options, (stage, fraction, metrics = {}) =>
-      emit({ stage, fraction, elapsedMs: performance.now() - started, metrics }),
-    );
-  });
+  return startFinetune((show) => work(base, data, options, show), options.signal);
 }
-
-type Show = (stage: FinetuneEvent['stage'], fraction: number, metrics?: FinetuneEvent['metrics']) => void;
 
 async function work(
   base: string | Encoder,
   data: TextDataset,
   options: FinetuneOptions,
-  show: Show,
+  show: ShowFinetune,
 ): Promise<Finetuned> {
   const started = performance.now();
   const { method = 'lora', seed = 7, threads, signal, name = 'tuned' } = options;
@@ -128,6 +124,7 @@ async function work(
       show('fit', 0.02 + (0.9 * step) / steps, warning ? { warning } : { epoch, loss, lr, ...looked });
     },
   });
+  let session: ClassifierSession | undefined;
   try {
     const head = headOf(tuned.head);
     const heldLogits = await tuned.logits(held.texts, { signal });
@@ -137,7 +134,7 @@ async function work(
       ...packModel(graphOf(tuned), classes, temperature),
       ...(adapter ? adapterFolderFiles(name, adapter, { ...head, labels: classes }) : []),
     ]);
-    const session = await ClassifierSession.open(packed, { threads });
+    session = await ClassifierSession.open(packed, { threads });
     show('evaluate', 0.95);
     const measured = test ?? held;
     const after = await session.logits(measured.texts, { signal });
@@ -150,11 +147,8 @@ async function work(
       : await tuned.logits(measured.texts, { signal });
     const merge = { merged: true, ...compareLogits(before, after, temperature, measured.labels, classes.length) };
     const { report: parameters, history } = tuned;
-    const report: ModelReport = {
-      schemaVersion: 1,
-      task: 'text-classification',
-      library: { name: 'fewtune', version },
-      created: new Date().toISOString(),
+    const report = finetunedReport({
+      started,
       method: {
         name: method,
         options: { ...own, ...chosen, validation, patience },
@@ -172,32 +166,23 @@ async function work(
         ...(encoder.revision && { revision: encoder.revision }),
         fingerprint: encoder.fingerprint,
       },
-      preprocessing: { maxLength: session.tokenizer.maxLength, padId: session.tokenizer.padId },
-      labels: [...classes],
+      session,
+      labels: classes,
       temperature,
-      trainingData: {
-        source: basename(data.source),
-        fingerprint: fingerprintOf(learned),
-        examples: learned.texts.length,
-        classes: classes.length,
-        repairs: data.repairs.map(({ kind, count, remedy }) => ({ kind, count, remedy })),
-      },
+      data,
+      learned,
+      held: held.texts.length,
+      logits: after,
+      truth: measured.labels,
+      ...(test && { how: test.how }),
       seed,
-      seconds: (performance.now() - started) / 1000,
-      metrics: metricsOf(after, measured.labels, classes.length, seed),
-      evaluatedOn: {
-        kind: 'test',
-        examples: measured.texts.length,
-        how: test
-          ? `${test.how} The model was fitted on ${learned.texts.length} others; its weights and temperature were chosen on ${held.texts.length} more.`
-          : `${held.texts.length} rows that were not learned from, but that the weights and the temperature were chosen on: ` +
-            'slightly optimistic. Give --test for rows that nothing was chosen on.',
-      },
-      advice: { requested: method, chosen: method, rule: 'Named, not chosen.', tried: [], skipped: [] },
-    };
+    });
     show('evaluate', 1, { accuracy: report.metrics.accuracy });
     const model = new TrainedModel({ report, session }, async () => packed);
     return { model, ...(adapter && { adapter }), head, merge, parameters };
+  } catch (error) {
+    await session?.dispose();
+    throw error;
   } finally {
     await tuned.dispose();
   }

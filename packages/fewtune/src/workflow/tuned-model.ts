@@ -1,3 +1,4 @@
+import type { Tokenizer } from '@fewtune/models';
 import type { ModelReport } from '../artifact/classifier.js';
 import { writeFolder } from '../artifact/folder.js';
 import { completeFolder } from '../artifact/pack.js';
@@ -57,6 +58,10 @@ export class TunedModel {
     return this.state.report;
   }
 
+  get tokenizer(): Tokenizer {
+    return this.state.session.tokenizer;
+  }
+
   /** What it tells apart: labels of texts or of entities; of values, their names. */
   get labels(): readonly string[] {
     const { kind, outputs } = this.report;
@@ -79,7 +84,7 @@ export class TunedModel {
       const own = logits[row]!;
       switch (kind) {
         case 'tokens': {
-          const tokens = tokenRow(this.state.session.tokenizer, text);
+          const tokens = tokenRow(this.tokenizer, text);
           return { kind, entities: findEntities(tokens, own, labels), truncated: tokens.truncated };
         }
         case 'regression':
