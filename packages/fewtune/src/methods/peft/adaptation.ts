@@ -1,4 +1,4 @@
-import type { HostTensor, Named, Optimizer, Tensor } from '@fewtune/engine';
+import type { HostTensor, Named, Tensor } from '@fewtune/engine';
 import {
   type Addition,
   type EncodeHooks,
@@ -26,10 +26,6 @@ export interface Adaptation {
   linear?(params: Named<Tensor>, frozen: Named<Tensor>): LinearFn;
   /** What is put between layers, and before each sentence. */
   hooks?(params: Named<Tensor>, frozen: Named<Tensor>): EncodeHooks;
-  /** Added to the loss of every step. */
-  regulariser?(params: Named<Tensor>): Tensor;
-  /** Around the optimiser of a run of so many steps: what else happens to the weights in each. */
-  optimizer?(inner: Optimizer, steps: number): Optimizer;
   /** A factor on the learning rate of a weight; 1 when left out. */
   lrScale?(name: string): number;
   /** All weights of the encoder, with what was trained in place: merged, or, where there is an addition, among them. */

@@ -1,13 +1,4 @@
-import {
-  adamW,
-  add,
-  type HostTensor,
-  hostTensor,
-  l2Normalize,
-  linearDecay,
-  type Named,
-  trainStep,
-} from '@fewtune/engine';
+import { adamW, type HostTensor, hostTensor, l2Normalize, linearDecay, type Named, trainStep } from '@fewtune/engine';
 import { type Encoder, encode, packBatch, packedSpecs, packingOf, pool, tracedWeights } from '@fewtune/models';
 import type { Random } from '../../data/random.js';
 import { FewtuneError, throwIfAborted } from '../../errors.js';
@@ -31,10 +22,7 @@ export interface ContrastiveOptions {
 }
 
 /** What is trained, what is not, and how they are joined. */
-export type Trainable = Pick<
-  Adaptation,
-  'params' | 'frozen' | 'linear' | 'hooks' | 'regulariser' | 'optimizer' | 'lrScale'
->;
+export type Trainable = Pick<Adaptation, 'params' | 'frozen' | 'linear' | 'hooks' | 'lrScale'>;
 
 export interface StageContext {
   readonly random: Random;
@@ -84,14 +72,9 @@ export async function contrastiveStage(
         packing: packingOf(batch),
       });
       const z = l2Normalize(pool(hidden, batch.attentionMask, encoder.pooling));
-      const loss = supervisedContrastive(z, batch.labels, temperature);
-      const more = trainable.regulariser?.(params);
-      return more ? add(loss, more) : loss;
+      return supervisedContrastive(z, batch.labels, temperature);
     },
-    optimizer: (trainable.optimizer ?? ((inner) => inner))(
-      adamW({ weightDecay, decays, lrScale: (name) => trainable.lrScale?.(name) ?? 1 }),
-      steps,
-    ),
+    optimizer: adamW({ weightDecay, decays, lrScale: (name) => trainable.lrScale?.(name) ?? 1 }),
     schedule: linearDecay({ lr, steps, warmup: Math.round(steps * options.warmup) }),
     clipNorm,
     threads: context.threads,

@@ -1,6 +1,5 @@
 import {
   adamW,
-  add,
   cosineDecay,
   type HostTensor,
   linearDecay,
@@ -148,21 +147,17 @@ export function stepOptions(
   // Where states are read, nothing below them is.
   const isRead = (name: string) => stage.from === 0 || !isBelow(name, stage.from);
   const frozen = part({ ...adaptation.frozen, ...part(adaptation.params, (name) => !isTrained(name)) }, isRead);
-  const descent = adamW({
+  const optimizer = adamW({
     weightDecay,
     decays,
     lrScale: (name) => (Object.hasOwn(head, name) ? headScale : (adaptation.lrScale?.(name) ?? 1)),
   });
-  const optimizer = adaptation.optimizer?.(descent, steps) ?? descent;
   return {
     params: { ...part(adaptation.params, isTrained), ...head },
     ...heldFrozen(frozen),
     batch: batchSpecs(model),
-    loss: (params, { frozen: held, batch }) => {
-      const loss = task.loss(taskLogits(model, params, tracedWeights(frozen, held), batch), targetsIn(batch));
-      const more = adaptation.regulariser?.(params);
-      return more ? add(loss, more) : loss;
-    },
+    loss: (params, { frozen: held, batch }) =>
+      task.loss(taskLogits(model, params, tracedWeights(frozen, held), batch), targetsIn(batch)),
     optimizer: unfrozenLater(optimizer, stages, steps / stages.length),
     schedule:
       trained.schedule ?? scheduleOf(settings.schedule, { lr: rate, steps, warmup: Math.round(steps * warmup) }),
