@@ -1,25 +1,12 @@
 import { type HostTensor, hostTensor } from '@fewtune/engine';
-import { type Encoder, SentenceEmbedder } from '@fewtune/models';
+import { SentenceEmbedder } from '@fewtune/models';
 import { afterAll, expect, test } from 'vitest';
 import { createRandom } from '../../data/random.js';
 import { adaptEncoder, type LoraAdapter } from './adapter.js';
 import { AdapterBank } from './adapter-bank.js';
 import { startLora } from './lora-start.js';
 import { readAdapter } from './peft-files.js';
-import { adapterFolder, tinyConfig, tinyWeights } from './tiny-bert.fixture.js';
-
-/** Sentences of this one are token ids: "2 5 3". */
-const tokenizer = { encode: (text: string) => text.split(' ').map(Number), padId: 0, maxLength: 16, files: {} };
-const encoder = {
-  id: 'tiny',
-  config: tinyConfig,
-  hidden: 16,
-  layers: 2,
-  pooling: 'mean',
-  weights: tinyWeights,
-  tokenizer,
-  fingerprint: 'f',
-} as unknown as Encoder;
+import { adapterFolder, tinyEncoder, tinyWeights } from './tiny-bert.fixture.js';
 
 /** All of an adapter random, so that adapters differ and none is its base. */
 function randomAdapter(seed: number, rank = 4, targets: string | string[] = 'all-linear'): LoraAdapter {
@@ -38,7 +25,7 @@ function randomAdapter(seed: number, rank = 4, targets: string | string[] = 'all
 }
 
 async function merged(adapter: LoraAdapter | null, texts: readonly string[]): Promise<Float32Array> {
-  await using embedder = await SentenceEmbedder.create(adapter ? adaptEncoder(encoder, adapter) : encoder);
+  await using embedder = await SentenceEmbedder.create(adapter ? adaptEncoder(tinyEncoder, adapter) : tinyEncoder);
   return embedder.embed(texts);
 }
 
@@ -46,7 +33,7 @@ const texts = ['2 5 3', '2 9 8 7 3', '2 4 3', '2 11 12 3', '2 5 3', '2 20 21 22 
 const row = (vectors: Float32Array, i: number) => [...vectors.subarray(i * 16, (i + 1) * 16)];
 const worst = (a: readonly number[], b: readonly number[]) => Math.max(...a.map((value, i) => Math.abs(value - b[i]!)));
 
-const bank = await AdapterBank.create(encoder);
+const bank = await AdapterBank.create(tinyEncoder);
 afterAll(() => bank.dispose());
 
 test('each sentence of a batch has its own adapter, equal to the one merged', async () => {
@@ -92,7 +79,7 @@ test('adding, replacing and removing do not disturb calls under way', async () =
   expect(bank.bytes).toBe(bytes); // freed places are filled again
 });
 
-test('an unknown name is an error that lists near ones, never the encoder as it is', async () => {
+test('an unknown name is an error that lists near ones, never the tinyEncoder as it is', async () => {
   bank.add('english', randomAdapter(1));
   const unknown = { code: 'ADAPTER_UNKNOWN', message: expect.stringMatching(/"englich"; near are english/) };
   await expect(bank.embed(texts, 'englich')).rejects.toMatchObject(unknown);
@@ -104,7 +91,7 @@ test('an unknown name is an error that lists near ones, never the encoder as it 
 test('what a bank cannot hold is refused', async () => {
   const dora = await readAdapter(adapterFolder('dora'));
   expect(() => bank.add('dora', dora)).toThrow(/lora_magnitude_vector.*adaptEncoder/);
-  await using narrow = await AdapterBank.create(encoder, { targets: 'query' });
+  await using narrow = await AdapterBank.create(tinyEncoder, { targets: 'query' });
   expect(() => narrow.add('wide', randomAdapter(1))).toThrow(/not made for/);
   narrow.add('fits', randomAdapter(4, 2, 'query'));
   const alone = await merged(randomAdapter(4, 2, 'query'), texts);
@@ -112,7 +99,7 @@ test('what a bank cannot hold is refused', async () => {
   const weights = Object.fromEntries(
     Object.entries(randomAdapter(5, 2, 'query').weights).flatMap(([name, value]) => [
       [name, value],
-      [name.replace(/^encoder.*query/, 'pooler.dense'), value], // PEFT's all-linear adapts the pooler too
+      [name.replace(/^tinyEncoder.*query/, 'pooler.dense'), value], // PEFT's all-linear adapts the pooler too
     ]),
   );
   const pooled: LoraAdapter = { ...randomAdapter(5, 2, 'query'), weights };

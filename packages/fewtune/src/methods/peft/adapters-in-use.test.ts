@@ -1,5 +1,5 @@
 import { type HostTensor, hostTensor } from '@fewtune/engine';
-import { type Encoder, SentenceEmbedder } from '@fewtune/models';
+import { SentenceEmbedder } from '@fewtune/models';
 import { afterAll, expect, test } from 'vitest';
 import { createRandom } from '../../data/random.js';
 import { adaptEncoder, type LoraAdapter } from './adapter.js';
@@ -9,20 +9,7 @@ import { chooseWeights, type TriedWeights } from './choose-weights.js';
 import { combineAdapters } from './combine-adapters.js';
 import { headScore, prototypeScore } from './held-out-score.js';
 import { startLora } from './lora-start.js';
-import { tinyConfig, tinyWeights } from './tiny-bert.fixture.js';
-
-/** Sentences of this one are token ids: "2 5 3". */
-const tokenizer = { encode: (text: string) => text.split(' ').map(Number), padId: 0, maxLength: 16, files: {} };
-const encoder = {
-  id: 'tiny',
-  config: tinyConfig,
-  hidden: 16,
-  layers: 2,
-  pooling: 'mean',
-  weights: tinyWeights,
-  tokenizer,
-  fingerprint: 'f',
-} as unknown as Encoder;
+import { tinyEncoder, tinyWeights } from './tiny-bert.fixture.js';
 
 function randomAdapter(seed: number, rank = 4): LoraAdapter {
   const random = createRandom(seed);
@@ -49,8 +36,8 @@ const random = createRandom(5);
 const texts = Array.from({ length: 24 }, () =>
   [2, ...Array.from({ length: 2 + random.int(8) }, () => 4 + random.int(20)), 3].join(' '),
 );
-const server = await AdapterServer.create(encoder);
-const bank = await AdapterBank.create(encoder);
+const server = await AdapterServer.create(tinyEncoder);
+const bank = await AdapterBank.create(tinyEncoder);
 afterAll(async () => {
   await server.dispose();
   await bank.dispose();
@@ -58,7 +45,7 @@ afterAll(async () => {
 
 /** Labels by the merged encoder's pooled states and the head, as numbers worked out apart. */
 async function expected(adapter: LoraAdapter, { weight, bias, labels }: ReturnType<typeof randomHead>) {
-  await using plain = await AdapterBank.create(adaptEncoder(encoder, adapter), { normalise: false });
+  await using plain = await AdapterBank.create(adaptEncoder(tinyEncoder, adapter), { normalise: false });
   const states = await plain.embed(texts, null);
   return texts.map((_, row) => {
     const scores = labels.map(
@@ -118,7 +105,7 @@ test('adapters come and go while requests are in flight: each is answered by wha
 
 /** Classes as an adapter's own vectors have them, so that it is the one that is right. */
 async function rowsOf(adapter: LoraAdapter) {
-  await using embedder = await SentenceEmbedder.create(adaptEncoder(encoder, adapter));
+  await using embedder = await SentenceEmbedder.create(adaptEncoder(tinyEncoder, adapter));
   const vectors = await embedder.embed(texts);
   const dot = (row: number) =>
     vectors.subarray(row * 16, row * 16 + 16).reduce((sum, x, i) => sum + x * (i % 2 ? 1 : -1), 0);
@@ -154,7 +141,7 @@ test('weights are chosen on held-out rows: what was trained for them beats what 
 });
 
 test('a head measures too, and what cannot be measured or combined is refused', async () => {
-  await using plain = await AdapterBank.create(encoder, { normalise: false });
+  await using plain = await AdapterBank.create(tinyEncoder, { normalise: false });
   const [adapter, head] = [randomAdapter(1), randomHead(3, ['x', 'y'])];
   const labels = Int32Array.from((await expected(adapter, head)).map((label) => (label === 'x' ? 0 : 1)));
   const score = headScore(plain, head, { texts, labels, classes: ['x', 'y'] });

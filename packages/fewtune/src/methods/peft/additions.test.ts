@@ -26,6 +26,7 @@ import {
   hiddenStates,
   largestDifference,
   tinyConfig,
+  tinyEncoder,
   tinyInputs,
   tinyWeights,
 } from './tiny-bert.fixture.js';
@@ -42,17 +43,7 @@ const under = (word: string) =>
 const numbers = (tensor: HostTensor) => tensor.data as Float32Array;
 
 const weights = withoutPooler(tinyWeights);
-const tokenizer = { encode: (text: string) => text.split(' ').map(Number), padId: 0, maxLength: 13, files: {} };
-const encoder = {
-  id: 'tiny',
-  config: tinyConfig,
-  hidden: 16,
-  layers: 2,
-  pooling: 'mean',
-  weights,
-  tokenizer,
-  fingerprint: 'f',
-} as unknown as Encoder;
+const encoder = { ...tinyEncoder, weights, tokenizer: { ...tinyEncoder.tokenizer, maxLength: 13 } };
 
 const adapters: Record<string, AddedAdapter> = {
   ...Object.fromEntries(

@@ -1,7 +1,7 @@
 import { readFile } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
 import { compile, constant, type HostTensor, type Named, type Tensor } from '@fewtune/engine';
-import { type EncodeHooks, encode, type LinearFn, readSafetensors } from '@fewtune/models';
+import { type EncodeHooks, type Encoder, encode, type LinearFn, readSafetensors } from '@fewtune/models';
 import { asLora, type LoraAdapter } from './adapter.js';
 import { readAdapter } from './peft-files.js';
 
@@ -18,6 +18,18 @@ export async function readLora(name: string): Promise<LoraAdapter> {
 /** The two-layer BERT with random weights that the golden adapters were made for. */
 export const tinyConfig = JSON.parse(await readFile(place(`${base}/config.json`), 'utf8')) as Record<string, unknown>;
 export const tinyWeights = (await readSafetensors(place(`${base}/model.safetensors`))).tensors;
+
+/** Sentences of this one are token ids: "2 5 3". */
+export const tinyEncoder = {
+  id: 'tiny',
+  config: tinyConfig,
+  hidden: 16,
+  layers: 2,
+  pooling: 'mean',
+  weights: tinyWeights,
+  tokenizer: { encode: (text: string) => text.split(' ').map(Number), padId: 0, maxLength: 16, files: {} },
+  fingerprint: 'f',
+} as unknown as Encoder;
 
 const { input_ids: inputIds, attention_mask: attentionMask } = (
   await readSafetensors(place(`${base}/reference.safetensors`))
